@@ -9,6 +9,7 @@ store's, ``SettingsError`` whoever wrote the environment, ``StoreError`` the mac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -102,10 +103,14 @@ class RecordTooLarge(RecordInvalid):
 
 
 class NothingAccepted(ClientError):
-    """A bulk in which no record is valid."""
+    """A bulk in which no record is valid. ``rejections``: ``payload.Rejection``s, one a record, in order."""
 
     reason = "nothing-accepted"
     status = 422
+
+    def __init__(self, detail: str, rejections: Sequence[object] = ()) -> None:
+        super().__init__(detail)
+        self.rejections = rejections
 
 
 class SinkError(InletError):
