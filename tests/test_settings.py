@@ -1,0 +1,258 @@
+"""wsgi.settings: what the environment may say, and the one line that tells when it may not."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsgi.errors import SettingsError
+from wsgi.payload import PayloadLimits
+from wsgi.record import RecordLimits
+from wsgi.settings import (
+    SOCKET_NAME,
+    SOCKET_PATH_BYTES_MAX,
+    STREAM_CHARS_MAX,
+    STRING_BYTES_MAX,
+    Settings,
+    env_name,
+    load,
+    redacted,
+    store_url,
+)
+
+SECRET = "hunter2"
+
+
+def fault(environ: dict[str, str]) -> str:
+    """The one line that ``environ`` is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        load(environ)
+    assert "\n" not in caught.value.detail
+    assert caught.value.detail.isprintable()
+    return caught.value.detail
+
+
+def numbers() -> Iterator[tuple[str, str, int, int]]:
+    """Every whole number: variable, field, lowest and highest value."""
+    for name, info in Settings.model_fields.items():
+        if info.annotation is int:
+            low = next(bound.ge for bound in info.metadata if hasattr(bound, "ge"))
+            high = next(bound.le for bound in info.metadata if hasattr(bound, "le"))
+            yield env_name(name), name, low, high
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = load({})
+    assert (settings.redis_url, settings.port, settings.web_concurrency) == (None, 8000, 2)
+    assert (settings.stream, settings.data_dir) == ("logs", Path.cwd() / "data")
+    assert (settings.entry_bytes_max, settings.connect_timeout_ms, settings.commit_timeout_ms) == (1 << 20, 1000, 2000)
+
+
+@pytest.mark.parametrize("limits", [RecordLimits, PayloadLimits])
+def test_every_bound_of_the_core_is_a_setting_with_the_same_name_and_default(
+    limits: type[RecordLimits] | type[PayloadLimits],
+) -> None:
+    settings = load({})
+    for field in fields(limits):
+        assert getattr(settings, field.name) == field.default
+
+
+def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INLET_STREAM", "stream", "STREAM"):
+        monkeypatch.setenv(name, "elsewhere")
+    assert load({}).stream == "logs"
+
+
+def test_importing_reads_no_environment() -> None:
+    code = "import wsgi.settings, wsgi.store"
+    environ = {"INLET_STREAM": "{", "INLET_NO_SUCH": "1", "PORT": "x", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=30)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load({}).stream = "other"
+
+
+def test_an_empty_value_counts_as_unset() -> None:
+    assert load({"PORT": "", "REDIS_URL": "", "INLET_STREAM": "", "INLET_NO_SUCH": ""}) == load({})
+
+
+def test_every_setting_has_a_text_for_the_documentation() -> None:
+    for name, info in Settings.model_fields.items():
+        text = " ".join((info.description or "").split())
+        for word in ("Default: ", "Consequence: ", "If unsure: "):
+            assert word in text, name
+        if info.annotation is int:
+            assert re.search(rf"Default: {info.default}\b", text), name
+
+
+@pytest.mark.parametrize(("variable", "field", "low", "high"), list(numbers()))
+def test_a_number_is_taken_at_its_bounds_and_refused_beyond(variable: str, field: str, low: int, high: int) -> None:
+    beside = {
+        "record_bytes_max": {"INLET_ENTRY_BYTES_MAX": str(STRING_BYTES_MAX)},
+        "entry_bytes_max": {"INLET_RECORD_BYTES_MAX": "128"},
+    }.get(field, {})
+    for value in (low, high):
+        assert getattr(load({**beside, variable: str(value)}), field) == value
+    for wrong in (low - 1, high + 1):
+        line = fault({**beside, variable: str(wrong)})
+        assert line.startswith(f"{variable}='{wrong}' must be a whole number from {low} to {high}; unset it for ")
+
+
+@pytest.mark.parametrize("wrong", ["abc", "1.0", "8_0", " 80", "80\n", "1e3", "0x50", "٣", "9" * 5000, "\udcff"])
+def test_what_is_no_whole_number_is_refused(wrong: str) -> None:
+    assert fault({"PORT": wrong}).startswith("PORT=")
+
+
+def test_an_unknown_variable_is_refused_with_a_guess() -> None:
+    assert fault({"INLET_STREEM": "x"}) == "INLET_STREEM='x' is no setting of Inlet; did you mean INLET_STREAM?"
+    assert "did you mean PORT?" in fault({"INLET_PORT": "80"})
+    assert "did you mean REDIS_URL?" in fault({"INLET_REDIS_URL": "redis://h"})
+    assert "did you mean INLET_STREAM?" in fault({"inlet_stream": "x"})
+    assert "docs/operations.md" in fault({"INLET_XYZZY_QUUX": "x"})
+
+
+def test_variables_of_others_are_ignored() -> None:
+    load({"HOME": "/", "STREAM": "x", "redis_url": "x", "REDIS_PORT": "tcp://10.0.0.1:6379", "OUTLET_X": "1"})
+
+
+def test_the_variables_of_a_kubernetes_service_named_inlet_are_ignored() -> None:
+    load(
+        {
+            "INLET_SERVICE_HOST": "10.0.0.1",
+            "INLET_SERVICE_PORT": "8000",
+            "INLET_SERVICE_PORT_HTTP": "8000",
+            "INLET_PORT": "tcp://10.0.0.1:8000",
+            "INLET_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            "INLET_PORT_8000_TCP_ADDR": "10.0.0.1",
+            "INLET_CANARY_SERVICE_HOST": "10.0.0.2",
+            "INLET_CANARY_PORT": "tcp://10.0.0.2:8000",
+        }
+    )
+
+
+def test_a_record_over_the_entry_is_refused() -> None:
+    assert load({"INLET_RECORD_BYTES_MAX": "4096", "INLET_ENTRY_BYTES_MAX": "4096"})
+    line = fault({"INLET_RECORD_BYTES_MAX": "4097", "INLET_ENTRY_BYTES_MAX": "4096"})
+    assert line.startswith("INLET_RECORD_BYTES_MAX='4097' is over INLET_ENTRY_BYTES_MAX (4096)")
+
+
+@pytest.mark.parametrize("name", ["logs", "a", "app:logs", "tenant-1/logs.v2", "x" * STREAM_CHARS_MAX])
+def test_a_stream_may_have_any_plain_name(name: str) -> None:
+    assert load({"INLET_STREAM": name}).stream == name
+
+
+@pytest.mark.parametrize("name", [" ", "a b", "a\n", "\tx", "{a}", "a}", "x" * (STREAM_CHARS_MAX + 1), "é", "a\x7f"])
+def test_a_bad_name_of_a_stream_is_refused(name: str) -> None:
+    assert fault({"INLET_STREAM": name}).startswith("INLET_STREAM=")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6379/0",
+        f"rediss://user:{SECRET}@redis.example:6380/15?ssl_cert_reqs=required&client_name=inlet",
+        f"redis://:{SECRET}%40%23@[::1]:6379",
+        "unix:///run/redis/redis.sock",
+        f"unix://user:{SECRET}@/run/redis.sock?db=2",
+    ],
+)
+def test_a_url_that_redis_py_reads_is_taken_as_it_is(url: str) -> None:
+    settings = load({"REDIS_URL": url})
+    assert store_url(settings) == url
+    redis.ConnectionPool.from_url(url)
+    assert SECRET not in redacted(url)
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:6379",
+        SECRET,
+        f":{SECRET}@localhost:6379",
+        f"http://user:{SECRET}@localhost",
+        f"redis:/user:{SECRET}@localhost",
+        f"redis:user:{SECRET}@localhost",
+        "redis+cluster://localhost",
+        "redis+sentinel://localhost",
+        f"redis://:{SECRET}",
+        f"redis://user:{SECRET}@",
+        f"redis://user:{SECRET}@localhost:99999",
+        f"redis://user:{SECRET}@localhost:port",
+        f"redis://user:{SECRET}@localhost:0",
+        f"redis://user:{SECRET}#x@localhost",
+        f"redis://user:{SECRET}?x@localhost",
+        f"redis://user:{SECRET}/x@localhost",
+        f"redis://user:{SECRET}@x@localhost/zero",
+        f"redis://user:{SECRET}@local host",
+        f"redis://user:{SECRET}\n@localhost",
+        f"redis://user:{SECRET}@localhost/0/1",
+        f"redis://user:{SECRET}@[::1",
+        f"redis://localhost?password={SECRET}",
+        "redis://localhost?socket_timeout=600",
+        "redis://localhost?retry_on_timeout=1",
+        "redis://localhost?db=x",
+        "redis://localhost/0#1",
+        "redis:///0",
+        "redis://",
+        "unix://",
+        "unix:///",
+        "unix://data/valkey.sock",
+        "unix:data.sock",
+    ],
+)
+def test_an_unusable_url_is_refused_and_its_password_not_shown(url: str) -> None:
+    line = fault({"REDIS_URL": url})
+    assert line.startswith("REDIS_URL=")
+    assert SECRET not in line
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_size=40))
+def test_no_password_is_ever_shown(password: str) -> None:
+    for url in (f"redis://user:{password}@localhost:6379/0", f"redis://user:{password}@localhost:x"):
+        assert redacted(url).rpartition("@")[0] == "redis://***"
+
+
+def test_a_secret_in_an_unknown_variable_is_not_shown() -> None:
+    assert SECRET not in fault({"INLET_REDIS_PASSWORD": SECRET})
+    assert SECRET not in fault({"INLET_URL": f"redis://:{SECRET}@localhost"})
+
+
+def test_the_embedded_store_is_the_default_and_its_directory_absolute(tmp_path: Path) -> None:
+    assert store_url(load({"INLET_DATA_DIR": "/var/lib/x/../inlet"})) == f"unix:///var/lib/inlet/{SOCKET_NAME}"
+    assert store_url(load({"INLET_DATA_DIR": "store"})) == f"unix://{Path.cwd()}/store/{SOCKET_NAME}"
+
+
+def test_redis_py_finds_the_path_that_was_meant_in_the_url() -> None:
+    url = store_url(load({"INLET_DATA_DIR": "/srv/a b/100%?#é"}))
+    pool = redis.ConnectionPool.from_url(url)
+    assert pool.connection_kwargs["path"] == f"/srv/a b/100%?#é/{SOCKET_NAME}"
+
+
+def test_the_path_of_the_socket_is_taken_at_its_bound_and_refused_beyond() -> None:
+    room = SOCKET_PATH_BYTES_MAX - len(f"/{SOCKET_NAME}")
+    assert load({"INLET_DATA_DIR": "/" + "x" * (room - 1)})
+    assert f"{SOCKET_PATH_BYTES_MAX + 1} bytes long" in fault({"INLET_DATA_DIR": "/" + "x" * room})
+    assert fault({"INLET_DATA_DIR": "/" + "é" * (room // 2 + 1)})
+    assert load({"INLET_DATA_DIR": "/" + "x" * room, "REDIS_URL": "redis://localhost"})
+
+
+def test_a_directory_that_is_not_utf8_is_refused() -> None:
+    assert "is not UTF-8" in fault({"INLET_DATA_DIR": os.fsdecode(b"/srv/\xff")})
+
+
+def test_a_long_value_is_cut_in_the_line() -> None:
+    assert len(fault({"INLET_STREAM": "x" * 100_000})) < 300
