@@ -1,0 +1,123 @@
+"""Routes: ``create_app(sink, ...)``, and the one table from error to response.
+
+What lives here: which path leads to which resource, and how every error looks (RFC 9457 ``application/problem+json``).
+What must not: reading the environment (``app.py``), doing the work (``resources``).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, cast
+
+import falcon
+import ujson
+
+from wsgi import metrics, resources
+from wsgi.commit import DeferredCommit
+from wsgi.errors import ClientError, InletError, NothingAccepted, SinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from wsgiref.types import WSGIApplication
+
+    from wsgi.payload import Parser, Rejection
+
+log = logging.getLogger("inlet")
+
+PROBLEM = "application/problem+json"
+TYPE_BASE = "urn:inlet:problem:"
+"""RFC 9457 section 3.1.1 allows any URI; a URN (RFC 8141) claims no host."""
+RETRY_AFTER_SECONDS = (1, 3)
+"""Retry-After of a 503: a random number of whole seconds between these, so that clients do not return all at once."""
+
+TITLES = {
+    "bad-request": "The request is not HTTP that this service understands",
+    "malformed-payload": "The body cannot be read as records",
+    "payload-too-large": "The body is too large",
+    "unsupported-media-type": "The Content-Type is not one of those read here",
+    "unsupported-content-encoding": "The Content-Encoding is not one of those read here",
+    "length-required": "The length of the body is not known",
+    "request-timeout": "The body did not arrive in time",
+    "invalid-record": "The record breaks the contract",
+    "record-too-large": "The record is too large",
+    "nothing-accepted": "No record of the bulk is valid",
+    "not-found": "There is nothing at this path",
+    "method-not-allowed": "This path does not take this method",
+    "sink-unavailable": "The records cannot be stored now",
+    "sink-outcome-unknown": "The records may have been stored, or not",
+    "sink-misconfigured": "The store refuses records until its operator acts",
+    "internal": "A fault of this service",
+}
+"""Every reason that a response can carry, with its title. docs/protocol.md holds the same table."""
+
+_STATUS_LINES = {code: falcon.util.code_to_http_status(code) for code in (400, 408, 411, 413, 415, 422, 500, 503)}
+
+
+def create_app(sink: resources.Sink, parser: Parser, *, payload_bytes_max: int) -> WSGIApplication:
+    """The WSGI application over an injected sink. Opens nothing."""
+    app = falcon.App(media_type="application/json")
+    app.req_options.auto_parse_form_urlencoded = False
+    app.set_error_serializer(_serialize_http_error)
+    app.add_error_handler(InletError, _answer_error)
+    app.add_error_handler(Exception, _answer_bug)
+    app.add_route("/ingest", resources.Ingest(sink, parser, payload_bytes_max))
+    app.add_route("/healthz", resources.Health())
+    app.add_route("/readyz", resources.Ready(sink))
+    app.add_route("/metrics", resources.Metrics())
+    return DeferredCommit(app, refusal)
+
+
+def refusal(error: InletError) -> tuple[str, list[tuple[str, str]], bytes]:
+    """The one rendering of an error: status line, headers, body. Counts it."""
+    metrics.REQUESTS.labels(str(error.status), error.reason).inc()
+    members: dict[str, object] = {}
+    if isinstance(error, NothingAccepted):
+        rejections = cast("Sequence[Rejection]", error.rejections)
+        resources.count_rejections(rejections)
+        members = {"accepted": 0, "rejected": len(rejections), "errors": resources.shown(rejections)}
+    elif isinstance(error, ClientError) and error.status == 422:
+        metrics.RECORDS_REJECTED.labels(error.reason).inc()
+    body = problem(error.status, error.reason, error.detail, retryable=error.retryable, **members)
+    headers = [("content-type", PROBLEM), ("content-length", str(len(body)))]
+    if isinstance(error, SinkError):
+        headers.append(("retry-after", str(random.randint(*RETRY_AFTER_SECONDS))))
+    return _STATUS_LINES[error.status], headers, body
+
+
+def problem(status: int, reason: str, detail: str, *, retryable: bool, **members: object) -> bytes:
+    """A problem document (RFC 9457)."""
+    document = {
+        "type": TYPE_BASE + reason,
+        "title": TITLES[reason],
+        "status": status,
+        "detail": detail,
+        "reason": reason,
+        "retryable": retryable,
+        **members,
+    }
+    return ujson.dumps(document, ensure_ascii=False, escape_forward_slashes=False).encode()
+
+
+def _answer_error(req: falcon.Request, resp: falcon.Response, error: InletError, params: object) -> None:
+    resp.status, headers, resp.data = refusal(error)
+    for name, value in headers:
+        if name != "content-length":
+            resp.set_header(name, value)
+
+
+def _answer_bug(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:
+    log.error("a bug: %s %s", req.method, req.path, exc_info=error)
+    _answer_error(req, resp, InletError("the fault is logged; the records of this request were not stored"), params)
+
+
+def _serialize_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """Falcon's own errors: 404, 405 (with Allow), and a request line it does not understand."""
+    code = error.status_code
+    reason = {404: "not-found", 405: "method-not-allowed"}.get(code, "bad-request")
+    detail = {
+        404: "the paths are /ingest, /healthz, /readyz and /metrics",
+        405: "the header Allow names the methods of this path",
+    }.get(code, error.title)
+    resp.content_type = PROBLEM
+    resp.data = problem(code, reason, detail or "bad request", retryable=False)
