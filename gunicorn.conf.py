@@ -1,0 +1,138 @@
+"""gunicorn's process model for Inlet. Any gunicorn setting on the command line still wins over this file.
+
+What lives here: worker class, preload, collector policy, the embedded store's life, the metrics directory. What must
+not: anything about one request.
+
+Order of events: this file runs in the master and checks the environment; gunicorn preloads ``app.py``; ``on_starting``
+starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` says what to try. HUP runs this file again, so
+whatever must outlive it is kept in a module (``wsgi.store``) or in the environment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import glob
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from typing import Any, NoReturn
+
+from wsgi.errors import InletError
+
+SHM = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
+COLLECT_EVERY_REQUESTS = 10_000
+"""How many answers of a ``sync`` or ``gthread`` worker lie between two collections; see docs/design.md."""
+
+
+def remove_directory(directory: str, owner_pid: int) -> None:
+    """At exit; a worker inherits the handler, but not the directory."""
+    if os.getpid() == owner_pid:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def metrics_directory() -> None:
+    """Give prometheus_client's multiprocess files an empty directory; before ``wsgi.metrics`` is imported."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory is None:
+        directory = tempfile.mkdtemp(prefix="inlet-metrics-", dir=SHM)
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        atexit.register(remove_directory, directory, os.getpid())
+    elif "wsgi.metrics" not in sys.modules:
+        os.makedirs(directory, exist_ok=True)
+        for path in glob.glob(os.path.join(directory, "*.db")):
+            os.unlink(path)
+
+
+metrics_directory()
+
+from wsgi import metrics, settings as env  # noqa: E402, I001  # the directory has to exist before the metrics do
+from wsgi.store import EmbeddedStore, embedded  # noqa: E402
+
+
+def fail(error: InletError) -> NoReturn:
+    """End the start with one line."""
+    sys.exit(f"inlet: {error.detail}")
+
+
+try:
+    settings = env.load(os.environ)
+except InletError as error:
+    fail(error)
+
+# A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
+os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
+store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir)
+
+worker_class = "gthread"
+threads = 8
+workers = settings.web_concurrency
+preload_app = True
+keepalive = 75
+worker_tmp_dir = SHM
+control_socket_disable = True
+# "auto" would depend on what else happens to be installed; the C parser saves sync and gthread little of a request.
+http_parser = "python"
+
+
+def on_starting(server: Any) -> None:
+    """Start the embedded store, and switch automatic collection off for good in the master."""
+    for handler in server.log.error_log.handlers:
+        logging.getLogger("inlet").addHandler(handler)
+    logging.getLogger("inlet").setLevel(server.log.error_log.level)
+    gc.disable()
+    if store is not None:
+        try:
+            store.start()
+        except InletError as error:
+            fail(error)
+
+
+def when_ready(server: Any) -> None:
+    """Say where it listens, where the store is, and what to try."""
+    address = str(server.LISTENERS[0])
+    server.log.info("inlet: records go to stream %r of %s", settings.stream, env.redacted(env.store_url(settings)))
+    server.log.info("inlet: try\n\n  %s\n", curl_line(address))
+
+
+def curl_line(address: str) -> str:
+    """The command that posts one record to ``address``, as gunicorn prints it."""
+    if address.startswith("unix:"):
+        where = f"--unix-socket {address.removeprefix('unix:')} http://localhost"
+    else:
+        where = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    record = (
+        '{"event_id":"e-1","timestamp":"2026-01-31T23:59:59Z","service":"checkout","message":"paid",'
+        '"metadata":{"region":"eu-1"}}'
+    )
+    return f"curl -i {where}/ingest -H 'Content-Type: application/json' -d '{record}'"
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Move all that is alive to the permanent generation: no collection in a worker looks at it, or unshares it."""
+    taken = {getattr(other, "inlet_slot", None) for other in server.WORKERS.values()}
+    worker.inlet_slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
+    gc.collect()
+    gc.freeze()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """In the worker: its metrics' slot; and nothing of the store but its address."""
+    metrics.take_slot(worker.inlet_slot)
+    if store is not None:
+        store.close_in_child()
+
+
+def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    """Collect between requests. Only ``sync`` and ``gthread`` call this; Inlet's worker collects between turns."""
+    worker.inlet_requests = getattr(worker, "inlet_requests", 0) + 1
+    if worker.inlet_requests % COLLECT_EVERY_REQUESTS == 0:
+        gc.collect()
+
+
+def on_exit(server: Any) -> None:
+    """Stop the embedded store, after the last worker."""
+    if store is not None:
+        store.stop()
