@@ -61,8 +61,6 @@ COMMIT_RECORDS = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536),
     registry=_registry,
 )
-ENTRIES = Counter("inlet_entries", "Entries added to the stream.", registry=_registry)
-ENTRIES_BYTES = Counter("inlet_entries_bytes", "Bytes of records in entries added to the stream.", registry=_registry)
 
 
 def exposition() -> bytes:

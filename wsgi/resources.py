@@ -188,4 +188,6 @@ def _commit_with_receipt(ticket: Ticket, parsed: Parsed) -> bytes:
         {"index": index, "entry_id": entry_id, "line": line}
         for index, (entry_id, line) in zip(accepted, ticket.addresses(), strict=True)
     ]
-    return _bulk_body(parsed, records=records)
+    # Each rejection is the producer's to mend: the same record sent again is refused again.
+    errors = [{**error, "retryable": False} for error in shown(parsed.rejections)]
+    return _bulk_body(parsed, errors=errors, records=records)

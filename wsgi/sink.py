@@ -16,6 +16,7 @@ request that fits one entry is never spread over two. An XADD whose bytes have l
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -237,6 +238,9 @@ class Sink:
         except (redis.RedisError, OSError) as error:
             self._connection = None
             connection.disconnect()
+            if _code(error):
+                # A reply all the same (LOADING, NOAUTH), after which redis-py has hung up.
+                replies.append(translate(error))
             unknown = SinkOutcomeUnknown(f"the store's answer did not come: {words(error)}")
             replies += [unknown] * (len(commands) - len(replies))
         except BaseException:
@@ -250,8 +254,9 @@ class Sink:
         """Give a connection fit to send on: this one, unless its other end has closed it, else a new one."""
         if connection is not None:
             # Between commits nothing arrives; what is readable is the end of the connection.
-            if not connection.can_read(0):
-                return connection
+            with contextlib.suppress(redis.RedisError, OSError):
+                if not connection.can_read(0):
+                    return connection
             connection.disconnect()
         connection = cast("Connection", self._pool.make_connection())
         connection.connect()
@@ -296,15 +301,21 @@ class Sink:
 
 def translate(error: Exception) -> SinkError:
     """What redis-py or the socket raised before anything was stored, as one of ours."""
-    if isinstance(error, redis.AuthenticationError):
-        return SinkMisconfigured(f"the store refuses the credentials: {words(error)}")
-    if isinstance(error, redis.ResponseError):
-        code = getattr(error, "status_code", None) or str(error).partition(" ")[0]
-        text = (
-            f"the store refuses: {words(error)}" if code in str(error) else f"the store refuses: {code} {words(error)}"
-        )
-        return SinkUnavailable(text) if code in PASSING else SinkMisconfigured(text)
-    return SinkUnavailable(f"the store cannot be reached: {words(error)}")
+    code = _code(error)
+    if code is None:
+        return SinkUnavailable(f"the store cannot be reached: {words(error)}")
+    text = words(error) if words(error).startswith(code) else f"{code} {words(error)}"
+    passing = code in PASSING or "max number of clients" in text
+    return (SinkUnavailable if passing else SinkMisconfigured)(f"the store refuses: {text}")
+
+
+def _code(error: Exception) -> str | None:
+    """First word of the error reply that ``error`` stands for; None where it is no reply."""
+    # redis-py cuts the word off the message where it has a class for it, LOADING and NOAUTH as ConnectionErrors.
+    code = getattr(error, "status_code", None)
+    if code is None and isinstance(error, redis.ResponseError):
+        code = str(error).partition(" ")[0] or "ERR"
+    return code
 
 
 def words(error: Exception | str) -> str:

