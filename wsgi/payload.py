@@ -128,7 +128,7 @@ class Parser:
                 raise _too_many(self._limits.bulk_records_max)
             return self._bulk(enumerate(value), [])
         line = self._encode(value)
-        return Parsed([line], [], False, unknown_members(value) if len(value) != 5 else 0)
+        return Parsed([line], [], False, unknown_members(value) if len(value) != 5 or "metadata" not in value else 0)
 
     def _load(self, text: bytes) -> Any:
         """Decode one JSON text; raise MalformedPayload."""
@@ -140,7 +140,8 @@ class Parser:
                 text.decode()
             return ujson.loads(text)
         except LOADS_ERRORS as error:
-            if text.startswith(_BOM):
+            # One mark only: were each one taken off in turn, a body of them would exhaust the stack.
+            if text.startswith(_BOM) and not text.startswith(_BOM, len(_BOM)):
                 return self._load(text[len(_BOM) :])
             raise _malformed(text, error) from None
 
@@ -158,7 +159,7 @@ class Parser:
         """Each line's index and decoded value; a line that is not JSON goes to ``rejections`` instead."""
         index, records_max, load = 0, self._limits.bulk_records_max, self._load
         for line in lines:
-            if line.isspace():
+            if not line.strip(_BLANK):
                 continue
             if index >= records_max:
                 raise _too_many(records_max)
@@ -178,7 +179,7 @@ class Parser:
             except RecordInvalid as error:
                 rejections.append(Rejection(index, _echo(value), error.reason, error.detail))
                 continue
-            if len(value) != 5:
+            if len(value) != 5 or "metadata" not in value:
                 unknown += unknown_members(value)
         if not lines:
             detail = "no record of the bulk is valid" if rejections else "the bulk holds no record"
@@ -212,8 +213,8 @@ def check_nesting(text: bytes, depth_max: int) -> None:
     """Raise MalformedPayload where brackets nest deeper than ``depth_max``, before ujson meets them.
 
     Every step is one pass in C: drop escapes, keep structure and quotes, drop strings, then take away the
-    innermost pairs once per level. Text that is not JSON may come out either way, but never passes with
-    ``2 * depth_max``.
+    innermost pairs once per level. Text that is not JSON may come out either way, but never passes with more
+    than ``2 * depth_max``.
     """
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")

@@ -14,7 +14,8 @@ escaped; U+007F, U+2028 and U+2029 leave as they are, which RFC 8259 section 7 a
 Decisions on the timestamp (RFC 3339 section 5.6), which is kept as sent:
 - ``T`` and ``Z`` in either case; any number of fraction digits within the bound; always an offset (``-00:00``
   is one); a space in place of ``T`` is refused.
-- A leap second ``:60`` is accepted only in the last minute of a month in UTC, where section 5.7 puts them.
+- A leap second ``:60`` is accepted only in the last minute of a month in UTC, where section 5.7 puts them; not at
+  the very end of year 9999.
 - Year 0000 is refused, though the grammar has it: most consumers' calendars begin with year 1.
 """
 
@@ -88,7 +89,7 @@ def encoder(limits: RecordLimits) -> Callable[[object], bytes]:
     """Return ``encode(value) -> line`` with every bound in ``limits`` already bound.
 
     ``value`` is decoded JSON of any type. ``encode`` raises RecordTooLarge where a length is over its bound
-    and RecordInvalid for every other fault; the detail names the member and is safe to show. ``metadata``
+    and RecordInvalid for every other fault; the detail names the member, or a lone surrogate, and is safe to show. ``metadata``
     may be absent (then it is empty), but not null. Unknown members are ignored.
 
     One boolean decides the common case; ``_fault`` looks for words only once there is known to be a fault.
@@ -134,14 +135,15 @@ def encoder(limits: RecordLimits) -> Callable[[object], bytes]:
 
 
 def unknown_members(value: dict[str, object]) -> int:
-    """How many members of a *valid* record are unknown; worth asking only where ``len(value) != 5``."""
+    """How many members of a *valid* record are unknown; 0 where ``value`` is the five members."""
     return len(value) - len(KNOWN_MEMBERS) + ("metadata" not in value)
 
 
 def decode(line: bytes) -> Record:
     """Decode one line that ``encode`` wrote; ``decode(encode(x))`` gives ``x``'s known members.
 
-    Strict on shape: an array of exactly five, four strings and an object of strings. Raises RecordInvalid.
+    Strict on shape: an array of exactly five, four strings and an object of strings; not on what the strings hold,
+    which is ``encode``'s to check. Raises RecordInvalid.
     """
     try:
         value = _loads(line)
