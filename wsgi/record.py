@@ -89,8 +89,8 @@ def encoder(limits: RecordLimits) -> Callable[[object], bytes]:
     """Return ``encode(value) -> line`` with every bound in ``limits`` already bound.
 
     ``value`` is decoded JSON of any type. ``encode`` raises RecordTooLarge where a length is over its bound
-    and RecordInvalid for every other fault; the detail names the member, or a lone surrogate, and is safe to show. ``metadata``
-    may be absent (then it is empty), but not null. Unknown members are ignored.
+    and RecordInvalid for every other fault; the detail names the member, or a lone surrogate, and is safe to
+    show. ``metadata`` may be absent (then it is empty), but not null. Unknown members are ignored.
 
     One boolean decides the common case; ``_fault`` looks for words only once there is known to be a fault.
     """

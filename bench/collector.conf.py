@@ -1,0 +1,34 @@
+"""gunicorn.conf.py under another collector policy (COLLECTOR), for ``python -m bench.collector``."""
+
+import gc
+import os
+import runpy
+import time
+from typing import Any
+
+globals().update({name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"})
+
+POLICY = os.environ["COLLECTOR"]
+_began = 0.0
+
+
+def post_worker_init(worker: Any) -> None:
+    """Install what tells, and the policy."""
+
+    def tell(phase: str, info: dict[str, int]) -> None:
+        global _began
+        if phase == "start":
+            _began = time.perf_counter()
+        else:
+            milliseconds = (time.perf_counter() - _began) * 1_000
+            worker.log.info("collection %d took %.2f ms found %d", info["generation"], milliseconds, info["collected"])
+
+    gc.callbacks.append(tell)
+    if POLICY == "automatic":
+        gc.enable()
+
+
+if POLICY != "configured":
+
+    def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+        """No collection by the configuration."""
