@@ -59,6 +59,7 @@ class Told:
 def call(subject: Any, told: Told) -> Iterable[bytes]:
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
+    environ["QUERY_STRING"] = ""
     body: Iterable[bytes] = subject(environ, told)
     return body
 
