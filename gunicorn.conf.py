@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from wsgi.errors import InletError
 
@@ -64,7 +64,8 @@ except InletError as error:
 
 # A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
-store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir)
+fsync: Literal["everysec", "always"] = "always" if settings.durability == "synced" else "everysec"
+store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, fsync)
 
 worker_class = "gthread"
 threads = 8
@@ -88,6 +89,29 @@ def on_starting(server: Any) -> None:
             store.start()
         except InletError as error:
             fail(error)
+        watch_store(server, store)
+
+
+def watch_store(server: Any, store: EmbeddedStore) -> None:
+    """Start the store again where it died. gunicorn has no hook for this, but the master calls this once a second."""
+    murder_workers = server.murder_workers
+    said = ""
+
+    def watch() -> None:
+        nonlocal said
+        status = store.poll()
+        if status is not None:
+            try:
+                store.start()
+                said = ""
+                server.log.error("inlet: the store had ended with status %d, and was started again", status)
+            except InletError as error:
+                if error.detail != said:
+                    server.log.critical("inlet: the store ended with status %d: %s", status, error.detail)
+                said = error.detail
+        murder_workers()
+
+    server.murder_workers = watch
 
 
 def when_ready(server: Any) -> None:

@@ -11,7 +11,7 @@ from wsgi.routes import create_app
 class BrokenSink:
     """Raises what no sink may raise."""
 
-    def append(self, lines: list[bytes]) -> Ticket:
+    def append(self, lines: list[bytes], level: int) -> Ticket:
         """Fail."""
         raise RuntimeError("a bug of the test")
 

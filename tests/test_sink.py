@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,14 +17,54 @@ import redis
 from redis._parsers.base import BaseParser
 
 from tests.support import entries, wait_until
+from wsgi.backpressure import Backpressure
+from wsgi.durability import STORED
 from wsgi.errors import SinkMisconfigured, SinkOutcomeUnknown, SinkUnavailable
-from wsgi.sink import Batch, Sink, Ticket, translate, words
+from wsgi.link import Link, translate, words
+from wsgi.sink import Batch, Sink, Ticket
 from wsgi.store import EmbeddedStore
 
 
-def sink(url: str, stream: str, entry_bytes_max: int = 1_000_000, commit_timeout_ms: int = 2_000) -> Sink:
+def sink(
+    url: str,
+    stream: str,
+    *,
+    entry_bytes_max: int = 1_000_000,
+    commit_timeout_ms: int = 2_000,
+    level: int = STORED,
+    inflight_bytes_max: int = 1_000_000,
+    inflight_requests_max: int = 1_000,
+) -> Sink:
     return Sink(
-        url, stream, entry_bytes_max=entry_bytes_max, connect_timeout_ms=1_000, commit_timeout_ms=commit_timeout_ms
+        link(url, stream, commit_timeout_ms),
+        link(url, stream, commit_timeout_ms),
+        Backpressure(backlog_max=0, memory_percent_max=95),
+        level=level,
+        entry_bytes_max=entry_bytes_max,
+        inflight_bytes_max=inflight_bytes_max,
+        inflight_requests_max=inflight_requests_max,
+    )
+
+
+def once_closed(subject: Sink, line: bytes) -> Ticket:
+    """Append as soon as the circuit is closed again."""
+
+    def append() -> Ticket | None:
+        with contextlib.suppress(SinkUnavailable, SinkMisconfigured):
+            return subject.append([line])
+        return None
+
+    ticket: Ticket = wait_until(append, "the circuit closes")
+    return ticket
+
+
+def link(url: str, stream: str, commit_timeout_ms: int = 2_000, replicas: int = 1) -> Link:
+    return Link(
+        url,
+        stream,
+        connect_timeout_ms=1_000,
+        commit_timeout_ms=commit_timeout_ms,
+        replicas=replicas,
     )
 
 
@@ -150,7 +191,7 @@ def test_after_the_store_is_back_commits_succeed_and_the_refused_ones_are_not_se
     with pytest.raises(SinkUnavailable):
         subject.append([b"during"]).commit()
     own_store.start()
-    subject.append([b"after"]).commit()
+    once_closed(subject, b"after").commit()
     subject.check()
     with redis.Redis.from_url(own_store.url) as client:
         assert [fields[b"r"] for _, fields in entries(client, stream)] == [b"before", b"after"]
@@ -168,7 +209,7 @@ def test_an_answer_that_does_not_come_is_an_unknown_outcome_and_is_never_sent_ag
     finally:
         os.kill(pid_of(own_store), signal.SIGCONT)
     assert caught.value.retryable
-    subject.append([b"3"]).commit()
+    once_closed(subject, b"3").commit()
     with redis.Redis.from_url(own_store.url) as client:
         stored = [fields[b"r"] for _, fields in entries(client, stream)]
     # The stopped store had the bytes in its socket, and took them when it went on.
@@ -179,11 +220,14 @@ def test_all_requests_of_a_failed_batch_are_told_and_logged_once(
     stream: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     subject = sink("unix:///nonexistent/valkey.sock", stream)
+    tickets = [subject.append([b"1"]), subject.append([b"2"])]
+    late = subject.append([b"3"])
+    for ticket in [*tickets, late]:
+        with pytest.raises(SinkUnavailable):
+            ticket.commit()
     for _ in range(3):
-        tickets = [subject.append([b"1"]), subject.append([b"2"])]
-        for ticket in tickets:
-            with pytest.raises(SinkUnavailable):
-                ticket.commit()
+        with pytest.raises(SinkUnavailable, match="not tried, since a commit failed just now"):
+            subject.append([b"4"])
     assert len([r for r in caplog.records if "reason=sink-unavailable" in r.message]) == 1
 
 
@@ -195,7 +239,7 @@ def test_the_wrong_type_at_the_key_is_for_the_operator(valkey: str, client: Any,
     with pytest.raises(SinkMisconfigured, match="holds a string"):
         subject.check()
     client.delete(stream)
-    subject.append([b"1"]).commit()
+    once_closed(subject, b"1").commit()
     subject.check()
 
 
@@ -208,7 +252,7 @@ def test_out_of_memory_refuses_and_the_probe_says_so_too(own_store: EmbeddedStor
         with pytest.raises(SinkUnavailable, match="OOM"):
             subject.check()
         client.config_set("maxmemory", 0)
-    subject.append([b"1"]).commit()
+    once_closed(subject, b"1").commit()
 
 
 def test_a_split_batch_tells_each_request_its_own_outcome(own_store: EmbeddedStore, stream: str) -> None:
@@ -223,6 +267,7 @@ def test_a_split_batch_tells_each_request_its_own_outcome(own_store: EmbeddedSto
             tickets[1].commit()
         client.delete(stream)
         client.xadd(stream, {"r": "", "n": 0}, id="18446744073709551615-18446744073709551614")
+        subject = sink(own_store.url, stream, entry_bytes_max=4)
         with pytest.raises(SinkMisconfigured, match=r"^1 of 2 records were stored before: "):
             subject.append([b"aaaa", b"bbbb"]).commit()
 
@@ -232,7 +277,10 @@ def test_who_is_stopped_in_the_middle_of_a_commit_never_reads_it_as_success(valk
         def _write(self, batch: Batch) -> Any:
             raise SystemExit
 
-    subject = Stopped(valkey, stream, entry_bytes_max=1_000, connect_timeout_ms=1_000, commit_timeout_ms=1_000)
+    subject = Stopped(
+        link(valkey, stream), link(valkey, stream), Backpressure(backlog_max=0, memory_percent_max=95), level=STORED,
+        entry_bytes_max=1_000, inflight_bytes_max=1_000, inflight_requests_max=10,
+    )  # fmt: skip
     tickets: list[Ticket] = [subject.append([b"1"]), subject.append([b"2"])]
     with pytest.raises(SystemExit):
         tickets[0].commit()

@@ -120,6 +120,11 @@ class SinkError(InletError):
     status = 503
     retryable = True
 
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+        """Seconds after which sending again may help, at the earliest."""
+
 
 class SinkUnavailable(SinkError):
     """The store is away or refuses for a passing cause (connection, LOADING, OOM, READONLY, MISCONF, ...)."""
@@ -137,3 +142,40 @@ class SinkMisconfigured(SinkError):
     """The store refuses for a cause that only the operator can mend (NOAUTH, NOPERM, WRONGTYPE, unknown command)."""
 
     reason = "sink-misconfigured"
+
+
+class DurabilityTimeout(SinkError):
+    """The records are in the store, but not in time as safe as was promised. They may be stored twice by a retry."""
+
+    reason = "durability-timeout"
+
+
+class DurabilityUnavailable(SinkMisconfigured):
+    """The store cannot reach the level at all: no append-only file, or older than WAITAOF (Redis 7.2)."""
+
+    reason = "durability-unavailable"
+
+
+class BacklogFull(SinkError):
+    """Consumers are too far behind (``INLET_BACKLOG_MAX``). Nothing was stored."""
+
+    reason = "backlog-full"
+    status = 429
+
+
+class StoreFull(SinkError):
+    """The store's memory is nearly used up (``INLET_MEMORY_PERCENT_MAX``). Nothing was stored."""
+
+    reason = "store-full"
+
+
+class Overloaded(SinkError):
+    """This worker has too much in hand. Nothing was stored."""
+
+    reason = "overloaded"
+
+
+class DurabilityUnknown(ClientError):
+    """``Inlet-Durability`` names no level."""
+
+    reason = "unknown-durability"

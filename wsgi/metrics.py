@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 import prometheus_client.values
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, multiprocess
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the exposition (Prometheus text format 0.0.4)."""
@@ -45,6 +45,11 @@ RECORDS_STORED = Counter("inlet_records_stored", "Records stored in the stream."
 RECORDS_REJECTED = Counter(
     "inlet_records_rejected", "Records the client was told are refused, by reason.", ["reason"], registry=_registry
 )
+RECORDS_DROPPED = Counter(
+    "inlet_records_dropped",
+    "Records answered 202 at the level received that the store then refused, or may have.",
+    registry=_registry,
+)
 UNKNOWN_MEMBERS = Counter(
     "inlet_unknown_members", "Members of accepted records that the contract does not know.", registry=_registry
 )
@@ -59,6 +64,12 @@ COMMIT_RECORDS = Histogram(
     "inlet_commit_records",
     "Records written by one commit.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536),
+    registry=_registry,
+)
+CIRCUIT_OPEN = Gauge(
+    "inlet_circuit_open",
+    "Workers that refuse at once because a commit failed and no probe has succeeded since.",
+    multiprocess_mode="sum",
     registry=_registry,
 )
 

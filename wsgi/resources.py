@@ -14,7 +14,8 @@ import ujson
 
 from wsgi import metrics
 from wsgi.commit import COMMIT
-from wsgi.errors import LengthRequired, MalformedPayload, PayloadTooLarge
+from wsgi.durability import LEVELS, NAMES, RECEIVED
+from wsgi.errors import DurabilityUnknown, LengthRequired, MalformedPayload, PayloadTooLarge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,18 +33,21 @@ LENGTH_DIGITS_MAX = 18
 class Ticket(Protocol):
     """A request's place in the sink's batch."""
 
+    level: int
+    """What its 202 will promise (``wsgi.durability``)."""
+
     def commit(self) -> None:
-        """Return once the records are stored; raise SinkError where they may not be."""
+        """Return once the records are as safe as that; raise SinkError where they may not be."""
 
     def addresses(self) -> list[tuple[str, int]]:
-        """(entry ID, line) of each record."""
+        """(entry ID, line) of each record; the ID is empty at the level ``received``."""
 
 
 class Sink(Protocol):
     """What the resources need of a sink."""
 
-    def append(self, lines: list[bytes]) -> Ticket:
-        """Add a request's lines to the open batch."""
+    def append(self, lines: list[bytes], level: int) -> Ticket:
+        """Add a request's lines to the open batch; raise SinkError where that is refused."""
 
     def check(self) -> None:
         """Raise SinkError unless records can be stored now."""
@@ -62,8 +66,10 @@ class Ingest:
         env = req.env
         body = read_body(env, self._bytes_max)
         parsed = self._parse(body, env.get("CONTENT_TYPE"), env.get("HTTP_CONTENT_ENCODING"))
-        ticket = self._append(parsed.lines)
+        asked = env.get("HTTP_INLET_DURABILITY")
+        ticket = self._append(parsed.lines, RECEIVED if asked is None else durability(asked))
         resp.status = falcon.HTTP_202
+        resp.set_header("inlet-durability", NAMES[ticket.level])
         if parsed.unknown:
             metrics.UNKNOWN_MEMBERS.inc(parsed.unknown)
         count_rejections(parsed.rejections)
@@ -151,6 +157,14 @@ def wants_receipt(env: dict[str, Any]) -> bool:
     )
 
 
+def durability(asked: str) -> int:
+    """The level that a request's ``Inlet-Durability`` asks for; raise DurabilityUnknown."""
+    level = LEVELS.get(asked.strip().lower())
+    if level is None:
+        raise DurabilityUnknown(f"Inlet-Durability must be one of {', '.join(NAMES)}")
+    return level
+
+
 def count_rejections(rejections: Sequence[Rejection]) -> None:
     """Count rejected records by reason."""
     counts: dict[str, int] = {}
@@ -185,7 +199,7 @@ def _commit_with_receipt(ticket: Ticket, parsed: Parsed) -> bytes:
     rejected = {rejection.index for rejection in parsed.rejections}
     accepted = (index for index in range(len(parsed.lines) + len(rejected)) if index not in rejected)
     records = [
-        {"index": index, "entry_id": entry_id, "line": line}
+        {"index": index, "entry_id": entry_id or None, "line": line}
         for index, (entry_id, line) in zip(accepted, ticket.addresses(), strict=True)
     ]
     # Each rejection is the producer's to mend: the same record sent again is refused again.

@@ -28,8 +28,8 @@ log = logging.getLogger("inlet")
 PROBLEM = "application/problem+json"
 TYPE_BASE = "urn:inlet:problem:"
 """RFC 9457 section 3.1.1 allows any URI; a URN (RFC 8141) claims no host."""
-RETRY_AFTER_SECONDS = (1, 3)
-"""Retry-After of a 503: a random number of whole seconds between these, so that clients do not return all at once."""
+RETRY_JITTER_SECONDS = 2
+"""Retry-After is what the error says and a random number of seconds up to this: clients must not return all at once."""
 
 TITLES = {
     "bad-request": "The request is not HTTP that this service understands",
@@ -42,16 +42,22 @@ TITLES = {
     "invalid-record": "The record breaks the contract",
     "record-too-large": "The record is too large",
     "nothing-accepted": "No record of the bulk is valid",
+    "unknown-durability": "Inlet-Durability names no level",
     "not-found": "There is nothing at this path",
     "method-not-allowed": "This path does not take this method",
     "sink-unavailable": "The records cannot be stored now",
     "sink-outcome-unknown": "The records may have been stored, or not",
     "sink-misconfigured": "The store refuses records until its operator acts",
+    "durability-timeout": "The records are stored, but not yet as safely as asked",
+    "durability-unavailable": "The store cannot promise what is asked",
+    "backlog-full": "Consumers are too far behind",
+    "store-full": "The store's memory is nearly used up",
+    "overloaded": "This worker has too much in hand",
     "internal": "A fault of this service",
 }
 """Every reason that a response can carry, with its title. docs/protocol.md holds the same table."""
 
-_STATUS_LINES = {code: falcon.util.code_to_http_status(code) for code in (400, 408, 411, 413, 415, 422, 500, 503)}
+_STATUS_LINES = {code: falcon.util.code_to_http_status(code) for code in (400, 408, 411, 413, 415, 422, 429, 500, 503)}
 
 
 def create_app(sink: resources.Sink, parser: Parser, *, payload_bytes_max: int) -> WSGIApplication:
@@ -81,7 +87,7 @@ def refusal(error: InletError) -> tuple[str, list[tuple[str, str]], bytes]:
     body = problem(error.status, error.reason, error.detail, retryable=error.retryable, **members)
     headers = [("content-type", PROBLEM), ("content-length", str(len(body)))]
     if isinstance(error, SinkError):
-        headers.append(("retry-after", str(random.randint(*RETRY_AFTER_SECONDS))))
+        headers.append(("retry-after", str(error.retry_after + random.randint(0, RETRY_JITTER_SECONDS))))
     return _STATUS_LINES[error.status], headers, body
 
 

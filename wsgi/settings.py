@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pydantic import AliasGenerator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -100,8 +100,38 @@ class Settings(BaseSettings):
 
     commit_timeout_ms: int = Field(2_000, ge=1, le=15_000)
     """Milliseconds to wait for the store's reply to a commit. Default: 2000. Consequence: past it the answer is 503,
-    outcome unknown, and producers send the records again; its bound, with that of the connect, stays under gunicorn's
-    30 s for a silent worker. If unsure: leave it."""
+    outcome unknown, and producers send the records again; three quarters of it are for the fsync or the replicas of
+    higher levels; its bound, with that of the connect, stays under gunicorn's 30 s for a silent worker. If unsure:
+    leave it."""
+
+    durability: Literal["received", "stored", "synced", "replicated"] = "stored"
+    """What a 202 promises: ``received`` (written to the store's socket), ``stored`` (the store has replied), ``synced``
+    (its append-only file is fsynced) or ``replicated`` (``INLET_REPLICAS`` replicas have it). Default: ``stored``.
+    Consequence: a request may ask for more with the header ``Inlet-Durability``, never for less; ``received`` can lose
+    what was answered 202, ``synced`` needs Redis >= 7.2 or Valkey with ``appendonly yes``, best with ``appendfsync
+    always``, which the embedded store then gets. If unsure: leave it; ``synced`` where a power cut must not lose."""
+
+    replicas: int = Field(1, ge=1, le=16)
+    """Replicas that must have a record at the level ``replicated``. Default: 1. Consequence: with fewer connected,
+    requests at that level get 503. If unsure: leave it."""
+
+    backlog_max: int = Field(0, ge=0, le=1_000_000_000)
+    """Entries that may wait for the slowest consumer group (lag and pending; without groups, the length of the stream);
+    0 for no bound. Default: 0. Consequence: over it new records are refused with 429 until consumers catch up; sampled
+    once a second. If unsure: leave it, and watch the store's memory."""
+
+    memory_percent_max: int = Field(95, ge=1, le=100)
+    """Percent of the store's ``maxmemory`` over which new records are refused with 503; no effect where the store has
+    no ``maxmemory``. Default: 95. Consequence: what is left is for consumers' bookkeeping and the delay of a
+    sample. If unsure: leave it."""
+
+    inflight_bytes_max: int = Field(67_108_864, ge=128, le=STRING_BYTES_MAX)
+    """Bytes of records that a worker may hold for its next commit. Default: 67108864 (64 MiB). Consequence: beyond,
+    requests get 503; a single request is never too large for it. If unsure: leave it."""
+
+    inflight_requests_max: int = Field(16_384, ge=1, le=1_000_000)
+    """Requests that a worker may hold for its next commit. Default: 16384. Consequence: beyond, requests get 503. If
+    unsure: leave it."""
 
     record_bytes_max: int = Field(262_144, ge=128, le=STRING_BYTES_MAX)
     """Bytes of one record as stored. Default: 262144 (256 KiB). Consequence: a longer record is rejected; over
@@ -198,6 +228,8 @@ class Settings(BaseSettings):
         if self.record_bytes_max > self.entry_bytes_max:
             fault = f"is over {env_name('entry_bytes_max')} ({self.entry_bytes_max}), so that no entry could hold such"
             raise _error("record_bytes_max", str(self.record_bytes_max), f"{fault} a record; lower it, or raise that")
+        if self.durability == "replicated" and self.redis_url is None:
+            raise _error("durability", self.durability, "needs replicas; the embedded store has none, so set REDIS_URL")
         length = len(os.fsencode(self.data_dir / SOCKET_NAME))
         if self.redis_url is None and length > SOCKET_PATH_BYTES_MAX:
             fault = f"makes the path of the store's socket {length} bytes long; name a directory that keeps"

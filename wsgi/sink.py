@@ -1,6 +1,7 @@
-"""The sink: the open batch, ``append``, and ``commit``, which writes a batch to the stream.
+"""The sink: the open batch, ``append``, and ``commit``, which writes a batch to the stream; and when to refuse at once.
 
-What lives here: everything that knows Redis; no redis exception leaves this module. What must not: HTTP.
+What lives here: batches, group commit, the circuit, and the thread that watches the store. What must not: HTTP, and
+Redis but through ``link``.
 
 How a batch lives: ``append`` adds a request's lines to the *open* batch and never waits. The first request to
 ``commit`` closes that batch, opens the next and writes the closed one; every other request of it finds the outcome
@@ -12,34 +13,32 @@ The entry a commit adds (docs/protocol.md), with redis-cli's eyes::
 
 ``r`` holds one record a line, ``n`` how many. A batch over ``entry_bytes_max`` becomes several entries, in order, and a
 request that fits one entry is never spread over two. An XADD whose bytes have left is never sent again.
+
+The circuit: after a commit that failed, ``append`` refuses at once, and the watcher probes the store until it takes
+records again. The same refusal serves backpressure, from the watcher's samples.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
 import time
 from itertools import accumulate
-from typing import Any, NamedTuple, cast
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import NamedTuple
 
 from wsgi import metrics
-from wsgi.errors import SinkError, SinkMisconfigured, SinkOutcomeUnknown, SinkUnavailable
+from wsgi.backpressure import Backpressure
+from wsgi.durability import RECEIVED, STORED
+from wsgi.errors import Overloaded, SinkError, SinkMisconfigured, SinkOutcomeUnknown, SinkUnavailable
+from wsgi.link import Link
 
 log = logging.getLogger("inlet")
 
-Connection = Any
-"""A redis.connection.Connection; most of its methods carry no types."""
-
-PASSING = frozenset(
-    ("OOM", "LOADING", "READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "BUSY", "CLUSTERDOWN", "TRYAGAIN")
-)
-"""First words of the error replies that pass with time; every other one waits for the operator."""
+PROBE_SECONDS = (0.05, 0.5)
+"""Pause before the first probe of a store that failed, and the longest, to which it doubles: recovery in a second."""
+SAMPLE_SECONDS = 1.0
+"""Pause between two samples of a store that works."""
 
 
 class Entry(NamedTuple):
@@ -54,25 +53,28 @@ class Entry(NamedTuple):
 class Batch:
     """The records of one commit. ``entries`` is None until the batch is written."""
 
-    __slots__ = ("entries", "error", "lines", "starts")
+    __slots__ = ("bytes", "entries", "error", "level", "level_error", "lines", "starts")
 
-    def __init__(self) -> None:
+    def __init__(self, level: int) -> None:
         self.lines: list[bytes] = []
+        self.bytes = 0  # of lines
         self.starts: list[int] = []  # of each request, an index into lines
+        self.level = level  # the highest that a request of it asks for
         self.entries: list[Entry] | None = None
-        self.error: SinkError | None = None  # the first error of any entry
+        self.level_error: SinkError | None = None  # why ``level`` was not reached
+        self.error: SinkError | None = None  # the first error of any entry, or level_error
 
 
 class Ticket:
-    """A request's place in its batch: lines ``start:stop``."""
+    """A request's place in its batch: lines ``start:stop``, and the level it asks for."""
 
-    __slots__ = ("_sink", "batch", "start", "stop")
+    __slots__ = ("_sink", "batch", "level", "start", "stop")
 
-    def __init__(self, sink: Sink, batch: Batch, start: int, stop: int) -> None:
-        self._sink, self.batch, self.start, self.stop = sink, batch, start, stop
+    def __init__(self, sink: Sink, batch: Batch, start: int, stop: int, level: int) -> None:
+        self._sink, self.batch, self.start, self.stop, self.level = sink, batch, start, stop, level
 
     def commit(self) -> None:
-        """Return once the records are stored; raise SinkError if any of them may not be."""
+        """Return once the records are as safe as ``level`` says; raise SinkError if any of them may not be."""
         batch = self.batch
         if batch.entries is None:
             self._sink.commit(batch)
@@ -83,16 +85,18 @@ class Ticket:
         """Raise the error of the entries this request is in, if there is one; the others do not matter."""
         own = [entry for entry in batch.entries or () if entry.start < self.stop and entry.stop > self.start]
         error = next((entry.error for entry in own if entry.error), None)
+        if error is None and self.level > STORED:
+            error = batch.level_error
         if error is None:
             self._sink.answered(1)
             return
         stored = sum(min(e.stop, self.stop) - max(e.start, self.start) for e in own if e.entry_id)
-        if stored:
+        if stored and error is not batch.level_error:
             error = type(error)(f"{stored} of {self.stop - self.start} records were stored before: {error.detail}")
-        raise error
+        raise error.with_traceback(None)
 
     def addresses(self) -> list[tuple[str, int]]:
-        """(entry ID, line) of each record, in order; only after ``commit`` returned."""
+        """(entry ID, line) of each record, in order, after ``commit``; the ID is empty at the level ``received``."""
         return [
             (entry.entry_id or "", line - entry.start)
             for entry in self.batch.entries or ()
@@ -103,48 +107,67 @@ class Ticket:
 class Sink:
     """One stream of one store. Built before the fork; connects at the first commit, so in the worker.
 
-    ``url``: redis://, rediss:// or unix://. Deadlines in milliseconds: to connect, and for each read or write.
+    ``link`` is for commits, ``probe`` another to the same store, for the watcher and ``check``. ``level`` is the
+    default (``wsgi.durability``). ``inflight_bytes_max`` and ``inflight_requests_max`` bound a batch.
     """
 
     def __init__(
-        self, url: str, stream: str, *, entry_bytes_max: int, connect_timeout_ms: int, commit_timeout_ms: int
+        self,
+        link: Link,
+        probe: Link,
+        backpressure: Backpressure,
+        *,
+        level: int,
+        entry_bytes_max: int,
+        inflight_bytes_max: int,
+        inflight_requests_max: int,
+        sample_backlog: bool = False,
     ) -> None:
-        self.stream = stream
+        self._link, self._probe, self._backpressure = link, probe, backpressure
+        self._level = level
         self._entry_bytes_max = entry_bytes_max
-        # protocol=2: nothing but replies ever arrives. No retry: redis-py would send an XADD again.
-        self._pool = redis.ConnectionPool.from_url(
-            url,
-            protocol=2,
-            socket_timeout=commit_timeout_ms / 1000,
-            **({} if url.startswith("unix:") else {"socket_connect_timeout": connect_timeout_ms / 1000}),
-            retry=Retry(NoBackoff(), 0),
-            health_check_interval=0,
-        )
-        key = stream.encode()
-        self._xadd_head = b"*7\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$1\r\nr\r\n$" % (len(key), key)
+        self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
+        self._sample_backlog = sample_backlog
         self._committed = metrics.COMMITS.labels("stored").inc
         self.answered = metrics.REQUESTS.labels("202", "").inc
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
-        """Start with no connection, no record and unheld locks: at construction, and in a forked child."""
+        """Start with no connection, no record, no thread and unheld locks: at construction, and in a forked child."""
         self._lock = threading.Lock()  # guards the open batch; held for no longer than an append
         self._commit_lock = threading.Lock()  # held for a whole commit
         self._probe_lock = threading.Lock()
-        self._open = Batch()
-        self._connection: Connection | None = None
-        self._probe_connection: Connection | None = None
+        self._wake = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._open = Batch(self._level)
         self._failing: str | None = None  # reason of the last commit's failure; None after a success
+        self._refusing: str | None = None  # reason of backpressure, while it lasts
+        self._refusal: SinkError | None = None  # what append raises
+        self._link.close()
+        self._probe.close()
 
-    def append(self, lines: list[bytes]) -> Ticket:
-        """Add one request's lines (at least one) to the open batch. Never waits for the store."""
+    def append(self, lines: list[bytes], level: int = RECEIVED) -> Ticket:
+        """Add one request's lines (at least one) to the open batch. Never waits for the store.
+
+        Raises SinkError, with nothing kept, where the circuit is open, on backpressure, and with too much in hand.
+        """
+        if self._refusal is not None:
+            raise type(self._refusal)(self._refusal.detail, self._refusal.retry_after)
+        size = len(lines[0]) if len(lines) == 1 else sum(map(len, lines))
         with self._lock:
             batch = self._open
             start = len(batch.lines)
+            if start and (batch.bytes + size > self._bytes_max or len(batch.starts) >= self._requests_max):
+                raise Overloaded(f"this worker has {len(batch.starts)} requests of {batch.bytes} bytes in hand")
+            if level < self._level:
+                level = self._level
+            elif level > batch.level:
+                batch.level = level
             batch.starts.append(start)
+            batch.bytes += size
             batch.lines += lines
-        return Ticket(self, batch, start, start + len(lines))
+        return Ticket(self, batch, start, start + len(lines), level)
 
     def commit(self, batch: Batch) -> None:
         """Write ``batch`` unless another request of it has; afterwards its outcome is set. Raises nothing."""
@@ -152,7 +175,12 @@ class Sink:
             if batch.entries is not None:
                 return
             with self._lock:
-                self._open = Batch()
+                self._open = Batch(self._level)
+            if self._failing is not None and self._refusal is not None:
+                # It waited behind a commit that failed: another wait for the same store would help nobody.
+                batch.error = self._refusal
+                batch.entries = [Entry(0, len(batch.lines), None, self._refusal)]
+                return
             try:
                 entries = self._write(batch)
             except BaseException:
@@ -160,17 +188,25 @@ class Sink:
                 unknown = SinkOutcomeUnknown("the worker was stopped during the commit")
                 batch.error, batch.entries = unknown, [Entry(0, len(batch.lines), None, unknown)]
                 raise
-            batch.error = next((entry.error for entry in entries if entry.error), None)
+            error = next((entry.error for entry in entries if entry.error), None)
+            batch.error = error or batch.level_error
             batch.entries = entries
             if batch.error is None:
                 self.answered(len(batch.starts))
-            self._note(batch.error)
+            # A level that only some requests ask for is not the store's failure.
+            self._note(error or (batch.level_error if batch.level == self._level else None))
 
     def _write(self, batch: Batch) -> list[Entry]:
         spans = self._spans(batch)
-        commands = [self._xadd(batch.lines[start:stop]) for start, stop in spans]
+        commands = [self._link.xadd(batch.lines[start:stop]) for start, stop in spans]
+        if batch.level == RECEIVED:
+            self._settle(wait=False)
+            error = self._link.post(commands, [stop - start for start, stop in spans])
+            return [Entry(*span, "" if error is None else None, error) for span in spans]
+        if self._level == RECEIVED:
+            self._settle(wait=True)
         begin = time.monotonic()
-        replies = self._execute(commands)
+        replies, batch.level_error = self._link.execute(commands, batch.level)
         metrics.COMMIT_SECONDS.observe(time.monotonic() - begin)
         entries = [
             Entry(*span, None, reply) if isinstance(reply, SinkError) else Entry(*span, reply, None)
@@ -181,6 +217,15 @@ class Sink:
             metrics.RECORDS_STORED.inc(stored)
             metrics.COMMIT_RECORDS.observe(len(batch.lines))
         return entries
+
+    def _settle(self, *, wait: bool) -> None:
+        """Count what became of the records that were answered without waiting (``received``)."""
+        stored, dropped, error = self._link.settle(wait=wait)
+        if stored:
+            metrics.RECORDS_STORED.inc(stored)
+        if error is not None:
+            metrics.RECORDS_DROPPED.inc(dropped)
+            self._note(error)
 
     def _spans(self, batch: Batch) -> list[tuple[int, int]]:
         """Cut a batch into entries: runs of whole requests, and runs of records for a request over the bound."""
@@ -211,113 +256,82 @@ class Sink:
         spans.append((start, stop))
         return spans
 
-    def _xadd(self, lines: list[bytes]) -> bytes:
-        """One packed XADD (RESP2): built by hand because packing it anew costs more than the rest of a commit."""
-        records = b"\n".join(lines)
-        count = b"%d" % len(lines)
-        return b"%b%d\r\n%b\r\n$1\r\nn\r\n$%d\r\n%b\r\n" % (self._xadd_head, len(records), records, len(count), count)
-
-    def _execute(self, commands: list[bytes]) -> list[str | SinkError]:
-        """Send XADDs and read a reply for each: an entry ID, or the error in words. Sends nothing twice."""
-        try:
-            connection = self._connect(self._connection)
-        except (redis.RedisError, OSError) as error:
-            self._connection = None
-            return [translate(error)] * len(commands)
-        self._connection = connection
-        replies: list[str | SinkError] = []
-        try:
-            connection.send_packed_command(commands)
-            for _ in commands:
-                try:
-                    reply = connection.read_response()
-                except redis.ResponseError as error:
-                    replies.append(translate(error))
-                else:
-                    replies.append(reply.decode() if isinstance(reply, bytes) else str(reply))
-        except (redis.RedisError, OSError) as error:
-            self._connection = None
-            connection.disconnect()
-            if _code(error):
-                # A reply all the same (LOADING, NOAUTH), after which redis-py has hung up.
-                replies.append(translate(error))
-            unknown = SinkOutcomeUnknown(f"the store's answer did not come: {words(error)}")
-            replies += [unknown] * (len(commands) - len(replies))
-        except BaseException:
-            # A reply may still be under way, and must not be taken for the next commit's.
-            self._connection = None
-            connection.disconnect()
-            raise
-        return replies
-
-    def _connect(self, connection: Connection | None) -> Connection:
-        """Give a connection fit to send on: this one, unless its other end has closed it, else a new one."""
-        if connection is not None:
-            # Between commits nothing arrives; what is readable is the end of the connection.
-            with contextlib.suppress(redis.RedisError, OSError):
-                if not connection.can_read(0):
-                    return connection
-            connection.disconnect()
-        connection = cast("Connection", self._pool.make_connection())
-        connection.connect()
-        return connection
-
     def check(self) -> None:
-        """Raise SinkError unless records can be stored now: a write that changes nothing, on its own connection.
-
-        XADD NOMKSTREAM (Redis 6.2) on a key that is never made is refused for all that refuses a real XADD (OOM,
-        READONLY, MISCONF, NOREPLICAS, no permission), and TYPE tells whether the stream's key is free or a stream.
-        """
+        """Raise SinkError unless records can be stored now, as safely as the default level says; say what is wrong."""
         with self._probe_lock:
-            probe, self._probe_connection = self._probe_connection, None
-            try:
-                probe = self._connect(probe)
-                probe.send_command("XADD", f"{self.stream}:probe", "NOMKSTREAM", "*", "probe", "1")
-                probe.read_response()
-                probe.send_command("TYPE", self.stream)
-                kind = probe.read_response()
-            except (redis.RedisError, OSError) as error:
-                if probe is not None:
-                    probe.disconnect()
-                raise translate(error) from None
-            self._probe_connection = probe
-        if kind not in (b"stream", b"none"):
-            raise SinkMisconfigured(f"the key {self.stream!r} holds a {kind.decode()}, not a stream")
+            self._probe.check(self._level)
+            sample = self._probe.sample(backlog=self._sample_backlog)
+        if sample.policy not in (None, "noeviction"):
+            raise SinkMisconfigured(f"maxmemory-policy is {sample.policy}, which may evict the stream; set noeviction")
+        if sample.aof_writes is False:
+            raise SinkMisconfigured("the store cannot write its append-only file; see its log, and the disk")
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
 
     def _note(self, error: SinkError | None) -> None:
-        """Count a commit's outcome, and log where it differs from the last one's."""
+        """Count a commit's outcome, log where it differs from the last one's, and open or close the circuit."""
         if error is None:
             self._committed()
             if self._failing is not None:
                 log.info("sink: commits succeed again")
-            self._failing = None
+                self._failing = None
+            if self._watcher is None:
+                self._watch()
             return
         metrics.COMMITS.labels(error.reason).inc()
         if self._failing != error.reason:
             level = logging.CRITICAL if isinstance(error, SinkMisconfigured) else logging.ERROR
             log.log(level, "sink: commits fail, reason=%s: %s", error.reason, error.detail)
         self._failing = error.reason
+        self._refusal = (
+            error
+            if isinstance(error, SinkMisconfigured)
+            else SinkUnavailable(f"not tried, since a commit failed just now: {error.detail}")
+        )
+        metrics.CIRCUIT_OPEN.set(1)
+        self._watch()
+        self._wake.set()
 
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch_store, name="inlet-watcher", daemon=True)
+            self._watcher.start()
 
-def translate(error: Exception) -> SinkError:
-    """What redis-py or the socket raised before anything was stored, as one of ours."""
-    code = _code(error)
-    if code is None:
-        return SinkUnavailable(f"the store cannot be reached: {words(error)}")
-    text = words(error) if words(error).startswith(code) else f"{code} {words(error)}"
-    passing = code in PASSING or "max number of clients" in text
-    return (SinkUnavailable if passing else SinkMisconfigured)(f"the store refuses: {text}")
+    def _watch_store(self) -> None:
+        """The watcher's life: sample a store that works, probe one that failed until it takes records again."""
+        pause, longest = PROBE_SECONDS
+        while True:
+            if self._failing is None:
+                pause = PROBE_SECONDS[0]
+            if self._failing is not None and self._refusal is not None:
+                time.sleep(pause)
+                pause = min(pause * 2, longest)
+            elif self._wake.wait(SAMPLE_SECONDS):
+                self._wake.clear()
+                continue
+            try:
+                self._watch_once()
+            except SinkError:
+                pass  # as before; if that is news, a commit will tell
+            except Exception:
+                log.exception("sink: a bug in the watcher")
 
-
-def _code(error: Exception) -> str | None:
-    """First word of the error reply that ``error`` stands for; None where it is no reply."""
-    # redis-py cuts the word off the message where it has a class for it, LOADING and NOAUTH as ConnectionErrors.
-    code = getattr(error, "status_code", None)
-    if code is None and isinstance(error, redis.ResponseError):
-        code = str(error).partition(" ")[0] or "ERR"
-    return code
-
-
-def words(error: Exception | str) -> str:
-    """A driver's message on one line, bounded."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    def _watch_once(self) -> None:
+        failing = self._failing is not None and self._refusal is not None
+        with self._probe_lock:
+            if failing:
+                self._probe.check(self._level)
+            sample = self._probe.sample(backlog=self._sample_backlog)
+        refusal = self._backpressure.judge(time.monotonic(), sample)
+        reason = refusal.reason if refusal else None
+        if refusal and reason != self._refusing:
+            log.warning("sink: refusing, reason=%s: %s", reason, refusal.detail)
+        elif reason != self._refusing:
+            log.info("sink: accepting again")
+        self._refusing = reason
+        with self._commit_lock:
+            if self._level == RECEIVED:
+                self._settle(wait=False)
+            if failing or self._failing is None or self._refusal is None:
+                self._refusal = refusal
+                metrics.CIRCUIT_OPEN.set(0)

@@ -214,10 +214,10 @@ class EmbeddedStore:
 _stores: dict[Path, EmbeddedStore] = {}
 
 
-def embedded(data_dir: Path) -> EmbeddedStore:
+def embedded(data_dir: Path, fsync: Literal["everysec", "always"] = "everysec") -> EmbeddedStore:
     """This process's EmbeddedStore on ``data_dir``: the same one when gunicorn reads its configuration again (HUP)."""
     path = Path(os.path.abspath(data_dir))
-    return _stores.setdefault(path, EmbeddedStore(path))
+    return _stores.setdefault(path, EmbeddedStore(path, fsync))
 
 
 def _server_binary() -> str:
