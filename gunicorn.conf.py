@@ -50,6 +50,7 @@ metrics_directory()
 
 from wsgi import metrics, settings as env  # noqa: E402, I001  # the directory has to exist before the metrics do
 from wsgi.store import EmbeddedStore, embedded  # noqa: E402
+from wsgi.worker import PhasedWorker  # noqa: E402
 
 
 def fail(error: InletError) -> NoReturn:
@@ -67,7 +68,9 @@ os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
 fsync: Literal["everysec", "always"] = "always" if settings.durability == "synced" else "everysec"
 store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, fsync)
 
-worker_class = "gthread"
+PhasedWorker.configure(payload_bytes_max=settings.payload_bytes_max)
+worker_class = "wsgi.worker.PhasedWorker"
+# Of gthread, for who chooses it; the phased worker has none.
 threads = 8
 workers = settings.web_concurrency
 preload_app = True
@@ -149,8 +152,14 @@ def post_fork(server: Any, worker: Any) -> None:
         store.close_in_child()
 
 
-def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """Collect between requests. Only ``sync`` and ``gthread`` call this; Inlet's worker collects between turns."""
+def post_worker_init(worker: Any) -> None:
+    """Give ``sync`` and ``gthread`` their collections; Inlet's worker has its own, between turns."""
+    if not isinstance(worker, PhasedWorker):
+        worker.cfg.set("post_request", collect_now_and_then)
+
+
+def collect_now_and_then(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+    """After an answer: collect once in so many."""
     worker.inlet_requests = getattr(worker, "inlet_requests", 0) + 1
     if worker.inlet_requests % COLLECT_EVERY_REQUESTS == 0:
         gc.collect()

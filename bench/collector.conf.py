@@ -6,7 +6,8 @@ import runpy
 import time
 from typing import Any
 
-globals().update({name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"})
+configured = {name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"}
+globals().update(configured)
 
 POLICY = os.environ["COLLECTOR"]
 _began = 0.0
@@ -24,11 +25,7 @@ def post_worker_init(worker: Any) -> None:
             worker.log.info("collection %d took %.2f ms found %d", info["generation"], milliseconds, info["collected"])
 
     gc.callbacks.append(tell)
+    if POLICY == "configured":
+        configured["post_worker_init"](worker)
     if POLICY == "automatic":
         gc.enable()
-
-
-if POLICY != "configured":
-
-    def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-        """No collection by the configuration."""

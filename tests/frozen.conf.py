@@ -4,11 +4,13 @@ import gc
 import runpy
 from typing import Any
 
-globals().update({name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"})
+configured = {name: value for name, value in runpy.run_path("gunicorn.conf.py").items() if name[0] != "_"}
+globals().update(configured)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Tell."""
+    """As configured, and tell."""
+    configured["post_worker_init"](worker)
     worker.log.info("worker %d frozen %d", worker.pid, gc.get_freeze_count())
     if gc.isenabled():
         worker.log.info("collector enabled")

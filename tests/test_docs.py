@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.support import DEADLINE_SECONDS, ROOT, Server, stored_lines
-from wsgi import errors
+from wsgi import errors, response
 from wsgi.routes import TITLES
 from wsgi.settings import Settings, env_name
 
@@ -61,8 +61,18 @@ def test_the_error_table_of_the_protocol_is_the_one_of_the_code() -> None:
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.InletError)]
     known = {kind.reason: (kind.status, kind.retryable) for kind in classes if kind.reason in TITLES}
     known["not-found"], known["method-not-allowed"] = (404, False), (405, False)
-    assert {reason: (int(status), retry == "yes") for status, reason, retry in rows} == known
     assert set(known) == set(TITLES)
+    known |= {
+        "uri-too-long": (414, False),
+        "expectation-failed": (417, False),
+        "headers-too-large": (431, False),
+        "not-implemented": (501, False),
+        "version-not-supported": (505, False),
+    }
+    assert set(known) == set(TITLES) | set(response.TITLES)
+    assert {reason: (int(status), retry == "yes") for status, reason, retry in rows} == known
+    both = set(TITLES) & set(response.TITLES)
+    assert {reason: TITLES[reason] for reason in both} == {reason: response.TITLES[reason] for reason in both}
 
 
 def test_operations_has_every_metric() -> None:

@@ -38,7 +38,7 @@ TITLES = {
     "unsupported-media-type": "The Content-Type is not one of those read here",
     "unsupported-content-encoding": "The Content-Encoding is not one of those read here",
     "length-required": "The length of the body is not known",
-    "request-timeout": "The body did not arrive in time",
+    "request-timeout": "The request did not arrive in time",
     "invalid-record": "The record breaks the contract",
     "record-too-large": "The record is too large",
     "nothing-accepted": "No record of the bulk is valid",
@@ -52,7 +52,7 @@ TITLES = {
     "durability-unavailable": "The store cannot promise what is asked",
     "backlog-full": "Consumers are too far behind",
     "store-full": "The store's memory is nearly used up",
-    "overloaded": "This worker has too much in hand",
+    "overloaded": "The service holds as many unfinished requests as it may",
     "internal": "A fault of this service",
 }
 """Every reason that a response can carry, with its title. docs/protocol.md holds the same table."""

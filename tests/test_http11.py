@@ -1,0 +1,111 @@
+"""Request heads and chunked bodies, without a socket: only HttpError escapes, and no cut into reads matters."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from gunicorn.config import Config
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsgi.http11 import (
+    HEAD_CACHED_BYTES_MAX,
+    HEADS_CACHED_MAX,
+    NAMES_CACHED_MAX,
+    ChunkedBody,
+    HttpError,
+    Site,
+    _keys,
+)
+
+HEAD = (
+    b"POST /ingest?receipt=1 HTTP/1.1\r\nHost: localhost:8000\r\nContent-Type: application/json\r\n"
+    b"X-Forwarded-Proto: https\r\nExpect: 100-continue\r\nConnection: keep-alive\r\nContent-Length: 467\r\n\r\n"
+)
+INTERESTING = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b":",
+    b"\0",
+    b"\xff",
+    b"%",
+    b"#",
+    b"chunked",
+    b"Transfer-Encoding: ",
+    b"9" * 40,
+]
+
+
+def site() -> Site:
+    environ = {"SCRIPT_NAME": "", "wsgi.url_scheme": "http", "wsgi.input": None, "REMOTE_ADDR": "", "REMOTE_PORT": ""}
+    return Site(environ, Config(), trusted=True, unix=True, fast_bytes_max=65_536)
+
+
+def chunked(pieces: list[bytes]) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\nA: b\r\n\r\n"
+
+
+@given(st.lists(st.binary(max_size=50), max_size=10), st.binary(max_size=20), st.data())
+def test_a_chunked_body_is_the_same_however_it_is_cut(pieces: list[bytes], behind: bytes, data: st.DataObject) -> None:
+    wire = chunked(pieces) + behind
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
+    body, rest, done = ChunkedBody(10_000), b"", False
+    for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        if done:
+            rest += wire[start:end]
+        else:
+            done = body.feed(wire[start:end])
+    assert done
+    assert (body.stream.read(), body.rest + rest) == (b"".join(pieces), behind)
+    assert body.size == sum(map(len, pieces))
+
+
+@given(
+    st.lists(
+        st.one_of(st.binary(max_size=30), st.sampled_from([*INTERESTING, b"3\r\nabc\r\n", b"0\r\n\r\n"])), max_size=12
+    )
+)
+def test_no_bytes_make_the_chunk_decoder_raise_anything_else(reads: list[bytes]) -> None:
+    body = ChunkedBody(1_000)
+    with suppress(HttpError):
+        any(body.feed(read) for read in reads)
+
+
+@given(
+    st.integers(0, len(HEAD) - 4), st.integers(0, 30), st.one_of(st.binary(max_size=20), st.sampled_from(INTERESTING))
+)
+def test_no_bytes_make_the_head_parser_raise_anything_else(at: int, cut: int, put: bytes) -> None:
+    raw = HEAD[:at] + put + HEAD[at + cut : -4]
+    raw = raw.split(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    with suppress(HttpError):
+        head = site().head(raw)
+        assert head.size == len(raw)
+        assert head.length >= -1
+
+
+def test_a_head_is_parsed_once_and_forgotten_within_bounds() -> None:
+    here = site()
+    first = here.head(HEAD)
+    assert here.head(bytes(bytearray(HEAD))) is first
+    for number in range(HEADS_CACHED_MAX - 1):
+        here.head(b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+    assert len(here.heads) == HEADS_CACHED_MAX
+    here.head(b"GET /more HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert len(here.heads) == 1
+
+
+@pytest.mark.parametrize(("size", "cached"), [(HEAD_CACHED_BYTES_MAX, 1), (HEAD_CACHED_BYTES_MAX + 1, 0)])
+def test_a_long_head_is_not_remembered(size: int, cached: int) -> None:
+    here, start = site(), b"GET /x HTTP/1.1\r\nHost: x\r\nA: "
+    here.head(start + b"b" * (size - len(start) - 4) + b"\r\n\r\n")
+    assert len(here.heads) == cached
+
+
+def test_header_names_are_remembered_within_bounds() -> None:
+    here = site()
+    for number in range(NAMES_CACHED_MAX + 10):
+        here.head(b"GET /x HTTP/1.1\r\nHost: x\r\nX-%d: 1\r\n\r\n" % number)
+    assert len(_keys) <= NAMES_CACHED_MAX
