@@ -1,0 +1,1 @@
+"""``python -m consumer``: the command line. ``main`` dispatches, ``common`` holds what the commands share."""
