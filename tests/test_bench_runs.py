@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import __main__ as command_line
-from bench import compare, load, machine, peers, report
+from bench import compare, load, machine, micro, peers, report
 from bench.compare import Options
 
 DEADLINE_SECONDS = 30.0
@@ -134,3 +134,9 @@ def test_memory_is_observed_with_the_store_apart(tmp_path: Path) -> None:
     assert command_line.main(["report", str(path)]) == 0
     assert f"| {last['requests']:,} |" in path.with_suffix(".md").read_text()
     ElementTree.parse(path.with_suffix(".svg"))
+
+
+def test_the_micro_benchmark_runs_every_case() -> None:
+    costs = micro.run(rounds=1, calls=3)
+    assert set(costs) >= {"app", "app through Falcon", "payload.parse"}
+    assert min(costs.values()) > 0

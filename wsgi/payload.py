@@ -82,6 +82,9 @@ class Parsed(NamedTuple):
     unknown: int
 
 
+_parsed = tuple.__new__  # PERF: a NamedTuple's own constructor is in Python
+
+
 @dataclass(frozen=True)
 class PayloadLimits:
     """Bounds on one body."""
@@ -126,20 +129,26 @@ class Parser:
         if type(value) is list:
             if len(value) > self._limits.bulk_records_max:
                 raise _too_many(self._limits.bulk_records_max)
-            return self._bulk(enumerate(value), [])
-        line = self._encode(value)
-        return Parsed([line], [], False, unknown_members(value) if len(value) != 5 or "metadata" not in value else 0)
+            return self._bulk(((index, item, body) for index, item in enumerate(value)), [], body)
+        try:
+            line = self._encode(value)
+        except RecordInvalid:
+            check_nesting(body, self._depth_max)
+            raise
+        if len(value) == 5 and "metadata" in value:
+            return _parsed(Parsed, ([line], [], False, 0))
+        check_nesting(body, self._depth_max)
+        return Parsed([line], [], False, unknown_members(value))
 
     def _load(self, text: bytes) -> Any:
-        """Decode one JSON text; raise MalformedPayload."""
-        if text.count(b"{") + text.count(b"[") > self._depth_max:
-            check_nesting(text, self._depth_max)
+        """Decode one JSON text; raise MalformedPayload. What nests deeper than a record is for ``check_nesting``."""
         try:
             # The one breach of UTF-8 that ujson lets in is an encoded surrogate; its first byte is always ED.
-            if b"\xed" in text:
+            if not text.isascii() and b"\xed" in text:
                 text.decode()
             return ujson.loads(text)
         except LOADS_ERRORS as error:
+            check_nesting(text, self._depth_max)
             # One mark only: were each one taken off in turn, a body of them would exhaust the stack.
             if text.startswith(_BOM) and not text.startswith(_BOM, len(_BOM)):
                 return self._load(text[len(_BOM) :])
@@ -155,8 +164,8 @@ class Parser:
         rejections: list[Rejection] = []
         return self._bulk(self._values(BytesIO(body), rejections), rejections)
 
-    def _values(self, lines: Iterable[bytes], rejections: list[Rejection]) -> Iterator[tuple[int, Any]]:
-        """Each line's index and decoded value; a line that is not JSON goes to ``rejections`` instead."""
+    def _values(self, lines: Iterable[bytes], rejections: list[Rejection]) -> Iterator[tuple[int, Any, bytes]]:
+        """Each line's index, decoded value and text; a line that is not JSON goes to ``rejections`` instead."""
         index, records_max, load = 0, self._limits.bulk_records_max, self._load
         for line in lines:
             if not line.strip(_BLANK):
@@ -164,23 +173,48 @@ class Parser:
             if index >= records_max:
                 raise _too_many(records_max)
             try:
-                yield index, load(line)
+                value = load(line)
             except MalformedPayload as error:
                 rejections.append(Rejection(index, None, MALFORMED_RECORD, error.detail))
+            else:
+                yield index, value, line
             index += 1
 
-    def _bulk(self, values: Iterable[tuple[int, Any]], rejections: list[Rejection]) -> Parsed:
-        """Encode each value; a bad one is rejected alone. ``values`` may add rejections of its own."""
+    def _bulk(
+        self, values: Iterable[tuple[int, Any, bytes]], rejections: list[Rejection], array: bytes | None = None
+    ) -> Parsed:
+        """Encode each value; a bad one is rejected alone. ``values`` may add rejections of its own.
+
+        With each value comes the text it is from: its own line, or the whole ``array``. A record of the five members
+        cannot nest too deep, so only the text of any other value is checked for that.
+        """
         lines: list[bytes] = []
-        unknown, encode = 0, self._encode
-        for index, value in values:
+        checked = None
+        unknown, encode, depth_max = 0, self._encode, self._depth_max
+        for index, value, text in values:
+            fault: RecordInvalid | None = None
             try:
-                lines.append(encode(value))
+                line = encode(value)
             except RecordInvalid as error:
-                rejections.append(Rejection(index, _echo(value), error.reason, error.detail))
-                continue
-            if len(value) != 5 or "metadata" not in value:
+                fault = error
+            else:
+                if len(value) == 5 and "metadata" in value:
+                    lines.append(line)
+                    continue
+            if text is not checked:
+                try:
+                    check_nesting(text, depth_max)
+                except MalformedPayload as error:
+                    if text is array:
+                        raise
+                    rejections.append(Rejection(index, None, MALFORMED_RECORD, error.detail))
+                    continue
+                checked = text
+            if fault is None:
+                lines.append(line)
                 unknown += unknown_members(value)
+            else:
+                rejections.append(Rejection(index, _echo(value), fault.reason, fault.detail))
         if not lines:
             detail = "no record of the bulk is valid" if rejections else "the bulk holds no record"
             raise NothingAccepted(detail, rejections)

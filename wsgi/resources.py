@@ -72,7 +72,8 @@ class Ingest:
         resp.set_header("inlet-durability", NAMES[ticket.level])
         if parsed.unknown:
             metrics.UNKNOWN_MEMBERS.inc(parsed.unknown)
-        count_rejections(parsed.rejections)
+        if parsed.rejections:
+            count_rejections(parsed.rejections)
         if wants_receipt(env):
             resp.data = b""
             env[COMMIT] = partial(_commit_with_receipt, ticket, parsed)
@@ -128,10 +129,10 @@ def read_body(env: dict[str, Any], bytes_max: int) -> bytes:
         if length:
             if not (length.isascii() and length.isdigit()):
                 raise MalformedPayload("Content-Length is not a number")
-            if len(length) > LENGTH_DIGITS_MAX or int(length) > bytes_max:
+            if len(length) > LENGTH_DIGITS_MAX or (expected := int(length)) > bytes_max:
                 raise PayloadTooLarge(f"the body is over {bytes_max} bytes")
-            body: bytes = read(int(length))
-            if len(body) != int(length):
+            body: bytes = read(expected)
+            if len(body) != expected:
                 raise MalformedPayload(f"the body ended after {len(body)} of {length} bytes")
             return body
         # wsgi.input_terminated: the server ends the stream where the body ends (chunked coding, RFC 9112 section 7.1).
