@@ -91,18 +91,39 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_synced_waits_for_the_append_only_file(valkey: str, client: Any, stream: str) -> None:
-    subject = sink(valkey, stream, level=SYNCED)
+def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "yes", "--appendfsync", "always")
+    subject = sink(store.url, stream, level=SYNCED)
     ticket = subject.append([b"1"])
     assert ticket.level == SYNCED
     ticket.commit()
     subject.check()
-    assert client.xlen(stream) == 1
+    assert store.client.xlen(stream) == 1
+
+
+def test_synced_over_a_store_that_does_not_fsync_always_is_refused(valkey: str, stream: str) -> None:
+    """Regression: WAITAOF of Valkey 9.1 replies before the fsync under everysec, which made false 202s."""
+    subject = sink(valkey, stream, level=SYNCED)
+    with pytest.raises(DurabilityUnavailable, match="it is everysec"):
+        subject.check()
+    with pytest.raises(DurabilityUnavailable, match="it is everysec"):
+        subject.append([b"1"]).commit()
+
+
+def test_synced_where_the_setting_cannot_be_read_is_refused(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "yes", "--appendfsync", "always")
+    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+waitaof")
+    subject = sink(f"unix://adder:pw@{store.path}", stream, level=SYNCED)
+    with pytest.raises(DurabilityUnavailable, match="CONFIG GET is refused"):
+        subject.append([b"1"]).commit()
 
 
 def test_synced_without_an_append_only_file_is_refused_and_not_ready(stores: Any, stream: str) -> None:
     store = stores("--appendonly", "no")
     subject = sink(store.url, stream, level=SYNCED)
+    with pytest.raises(DurabilityUnavailable, match="it is everysec"):
+        subject.check()
+    store.client.config_set("appendfsync", "always")
     with pytest.raises(DurabilityUnavailable, match="appendonly is disabled"):
         subject.check()
     with pytest.raises(DurabilityUnavailable):
@@ -110,6 +131,8 @@ def test_synced_without_an_append_only_file_is_refused_and_not_ready(stores: Any
 
 
 def test_synced_on_a_server_that_has_no_waitaof_says_so(redis7: str, stream: str) -> None:
+    with redis.Redis.from_url(redis7) as client:
+        client.config_set("appendfsync", "always")
     subject = sink(redis7, stream, level=SYNCED)
     with pytest.raises(DurabilityUnavailable, match="unknown command"):
         subject.check()
@@ -258,7 +281,8 @@ def post(url: str, **headers: str) -> httpx.Response:
 def test_the_answer_names_the_level_and_a_header_may_raise_it(serve: Serve, valkey: str, stream: str) -> None:
     server = serve("--workers", "1", REDIS_URL=valkey, INLET_STREAM=stream)
     assert post(server.url).headers["inlet-durability"] == "stored"
-    assert post(server.url, **{"Inlet-Durability": "Synced"}).headers["inlet-durability"] == "synced"
+    refused = post(server.url, **{"Inlet-Durability": "Synced"})
+    assert (refused.status_code, refused.json()["reason"]) == (503, "durability-unavailable")
     assert post(server.url, **{"Inlet-Durability": "received"}).headers["inlet-durability"] == "stored"
     unknown = post(server.url, **{"Inlet-Durability": "forever"})
     assert (unknown.status_code, unknown.json()["reason"]) == (400, "unknown-durability")
@@ -270,6 +294,7 @@ def test_the_answer_names_the_level_and_a_header_may_raise_it(serve: Serve, valk
 def test_the_embedded_store_fsyncs_always_for_synced(serve: Serve) -> None:
     server = serve("--workers", "1", INLET_DURABILITY="synced")
     assert post(server.url).headers["inlet-durability"] == "synced"
+    assert httpx.get(server.url + "/readyz", timeout=30).status_code == 200
     with redis.Redis(unix_socket_path=str(server.data_dir / "valkey.sock")) as client:
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
 

@@ -108,8 +108,8 @@ class Settings(BaseSettings):
     """What a 202 promises: ``received`` (written to the store's socket), ``stored`` (the store has replied), ``synced``
     (its append-only file is fsynced) or ``replicated`` (``INLET_REPLICAS`` replicas have it). Default: ``stored``.
     Consequence: a request may ask for more with the header ``Inlet-Durability``, never for less; ``received`` can lose
-    what was answered 202, ``synced`` needs Redis >= 7.2 or Valkey with ``appendonly yes``, best with ``appendfsync
-    always``, which the embedded store then gets. If unsure: leave it; ``synced`` where a power cut must not lose."""
+    what was answered 202, ``synced`` needs Redis >= 7.2 or Valkey with ``appendonly yes`` and ``appendfsync
+    always``, as the embedded store then has. If unsure: leave it; ``synced`` where a power cut must not lose."""
 
     replicas: int = Field(1, ge=1, le=16)
     """Replicas that must have a record at the level ``replicated``. Default: 1. Consequence: with fewer connected,
