@@ -1,14 +1,16 @@
 # make run    set everything up and serve on the embedded store
 # make test   set everything up and run the tests
 # make check  the tests, lint and types
-# make bench  build the benchmark's peers and run every comparison (takes long; needs Go, Rust and wrk)
+# make bench  build the benchmark's peers and run every comparison (an hour; needs Go, Rust and wrk)
+# make faults run the fault suite and print its table
+# make soak   ten minutes of load under random faults
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GUNICORN_ARGS ?=
 
-.PHONY: run test check lint clean
+.PHONY: run test check lint peers bench faults soak clean
 
 run: $(VENV)/run.stamp
 	exec $(BIN)/gunicorn app:application $(GUNICORN_ARGS)
@@ -21,6 +23,19 @@ check: lint test
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+peers: $(VENV)/test.stamp
+	$(BIN)/python -m bench peers
+
+bench: peers
+	$(BIN)/python -m bench compare --seconds 5 --connections 16,64,256 --rounds 5 --json bench/results/compare.json
+	$(BIN)/python -m bench memory
+
+faults: $(VENV)/test.stamp
+	$(BIN)/python -m tests.faults
+
+soak: $(VENV)/test.stamp
+	$(BIN)/python -m tests.faults.soak
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

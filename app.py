@@ -41,10 +41,12 @@ application = create_app(
         inflight_bytes_max=settings.inflight_bytes_max,
         inflight_requests_max=settings.inflight_requests_max,
         sample_backlog=settings.backlog_max > 0,
+        sample_retention=settings.retention is not None,
     ),
     parser(
         PayloadLimits(**{field.name: getattr(settings, field.name) for field in fields(PayloadLimits)}),
         RecordLimits(**{field.name: getattr(settings, field.name) for field in fields(RecordLimits)}),
     ),
     payload_bytes_max=settings.payload_bytes_max,
+    drops_unread=settings.retention is not None and settings.retention_unread == "drop",
 )

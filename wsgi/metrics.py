@@ -50,6 +50,10 @@ RECORDS_DROPPED = Counter(
     "Records answered 202 at the level received that the store then refused, or may have.",
     registry=_registry,
 )
+ENTRIES_TRIMMED = Counter("inlet_entries_trimmed", "Entries trimmed that all groups had acked.", registry=_registry)
+ENTRIES_DROPPED = Counter(
+    "inlet_entries_dropped", "Entries trimmed that some group had not acked (retention).", registry=_registry
+)
 UNKNOWN_MEMBERS = Counter(
     "inlet_unknown_members", "Members of accepted records that the contract does not know.", registry=_registry
 )

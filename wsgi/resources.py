@@ -95,13 +95,14 @@ class Health:
 class Ready:
     """``GET /readyz``: records can be stored now."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, *, drops_unread: bool) -> None:
         self._check = sink.check
+        self._body = b'{"status":"ready","unread":"drop"}' if drops_unread else b'{"status":"ready"}'
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """200, or the SinkError's 503 that names what is wrong."""
         self._check()
-        resp.data = b'{"status":"ready"}'
+        resp.data = self._body
 
     on_head = on_get
 

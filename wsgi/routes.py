@@ -119,8 +119,10 @@ class _App(falcon.App):  # type: ignore[type-arg]  # falcon's default types are 
         return [resp.data]
 
 
-def create_app(sink: resources.Sink, parser: Parser, *, payload_bytes_max: int) -> WSGIApplication:
-    """The WSGI application over an injected sink. Opens nothing."""
+def create_app(
+    sink: resources.Sink, parser: Parser, *, payload_bytes_max: int, drops_unread: bool = False
+) -> WSGIApplication:
+    """The WSGI application over an injected sink. Opens nothing. ``drops_unread``: for ``/readyz`` to tell."""
     app = _App(media_type="application/json")
     app.req_options.auto_parse_form_urlencoded = False
     app.set_error_serializer(_serialize_http_error)
@@ -129,7 +131,7 @@ def create_app(sink: resources.Sink, parser: Parser, *, payload_bytes_max: int) 
     app.ingest = resources.Ingest(sink, parser, payload_bytes_max)
     app.add_route(INGEST, app.ingest)
     app.add_route("/healthz", resources.Health())
-    app.add_route("/readyz", resources.Ready(sink))
+    app.add_route("/readyz", resources.Ready(sink, drops_unread=drops_unread))
     app.add_route("/metrics", resources.Metrics())
     return DeferredCommit(app, refusal)
 

@@ -120,6 +120,17 @@ class Settings(BaseSettings):
     0 for no bound. Default: 0. Consequence: over it new records are refused with 429 until consumers catch up; sampled
     once a second. If unsure: leave it, and watch the store's memory."""
 
+    retention: str | None = None
+    """What of the stream to keep: ``age=7d``, ``entries=1000000``, ``memory=2gb``, any of them, separated by commas.
+    Default: unset, nothing is trimmed. Consequence: what all consumer groups have acked is trimmed beyond the bounds;
+    where unread entries fill them, new records are refused with 429. If unsure: ``memory=`` half of what the store's
+    machine has."""
+
+    retention_unread: Literal["keep", "drop"] = "keep"
+    """What becomes of entries beyond ``INLET_RETENTION`` that some group has not acked: ``keep`` or ``drop``. Default:
+    ``keep``. Consequence: ``drop`` loses records that were answered 202; it is logged, counted and shown in
+    ``/readyz``. If unsure: leave it."""
+
     memory_percent_max: int = Field(95, ge=1, le=100)
     """Percent of the store's ``maxmemory`` over which new records are refused with 503; no effect where the store has
     no ``maxmemory``. Default: 95. Consequence: what is left is for consumers' bookkeeping and the delay of a

@@ -122,12 +122,13 @@ class Sink:
         inflight_bytes_max: int,
         inflight_requests_max: int,
         sample_backlog: bool = False,
+        sample_retention: bool = False,
     ) -> None:
         self._link, self._probe, self._backpressure = link, probe, backpressure
         self._level = level
         self._entry_bytes_max = entry_bytes_max
         self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
-        self._sample_backlog = sample_backlog
+        self._sampled = {"backlog": sample_backlog, "retention": sample_retention}
         self._committed = metrics.COMMITS.labels("stored").inc
         self.answered = metrics.REQUESTS.labels("202", "").inc
         self._forget()
@@ -260,7 +261,7 @@ class Sink:
         """Raise SinkError unless records can be stored now, as safely as the default level says; say what is wrong."""
         with self._probe_lock:
             self._probe.check(self._level)
-            sample = self._probe.sample(backlog=self._sample_backlog)
+            sample = self._probe.sample(**self._sampled)
         if sample.policy not in (None, "noeviction"):
             raise SinkMisconfigured(f"maxmemory-policy is {sample.policy}, which may evict the stream; set noeviction")
         if sample.aof_writes is False:
@@ -321,7 +322,7 @@ class Sink:
         with self._probe_lock:
             if failing:
                 self._probe.check(self._level)
-            sample = self._probe.sample(backlog=self._sample_backlog)
+            sample = self._probe.sample(**self._sampled)
         refusal = self._backpressure.judge(time.monotonic(), sample)
         reason = refusal.reason if refusal else None
         if refusal and reason != self._refusing:

@@ -43,10 +43,6 @@ PROGRESS_SECONDS = 0.5
 """Between two progress lines."""
 
 
-RETENTION = ("INLET_RETENTION", "INLET_RETENTION_UNREAD")
-"""Variables that ``trim`` reads itself."""
-
-
 class Usage(ConsumerError):
     """The command line or the environment is wrong."""
 
@@ -79,7 +75,7 @@ def place_options(parser: argparse.ArgumentParser) -> None:
 def place(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Place:
     """Where the stream is, from the command line and the environment; raises Usage."""
     try:
-        settings = env.load({name: value for name, value in environ.items() if name not in RETENTION})
+        settings = env.load(environ)
         # Not every version of Inlet has partitions.
         partitions = getattr(settings, "partitions", 1) if arguments.partitions is None else arguments.partitions
         keys = plan.keys(arguments.stream or settings.stream, partitions)
