@@ -23,7 +23,15 @@ from tests.support import DEADLINE_SECONDS, record, stored_lines, wait_until
 from tests.test_sink import link, once_closed, sink
 from wsgi.backpressure import Backpressure
 from wsgi.durability import RECEIVED, REPLICATED, STORED, SYNCED
-from wsgi.errors import DurabilityTimeout, DurabilityUnavailable, Overloaded, SinkError, SinkUnavailable
+from wsgi.errors import (
+    DurabilityTimeout,
+    DurabilityUnavailable,
+    Overloaded,
+    SinkError,
+    SinkMisconfigured,
+    SinkOutcomeUnknown,
+    SinkUnavailable,
+)
 from wsgi.sink import Sink
 from wsgi.store import _server_binary
 
@@ -336,3 +344,25 @@ def test_the_master_starts_an_embedded_store_that_died(serve: Serve) -> None:
     wait_until(lambda: post(server.url).status_code == 202, "records are stored again")
     with redis.Redis(unix_socket_path=str(server.data_dir / "valkey.sock")) as client:
         assert client.xlen("logs") >= 2
+
+
+def test_a_cause_that_changes_while_the_circuit_is_open_is_told(
+    stores: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: the first cause stayed for good, and a missing password was never named."""
+    store = stores()
+    subject = sink(store.url, stream, commit_timeout_ms=500)
+    subject.append([b"0"]).commit()
+    store.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(SinkOutcomeUnknown):
+        subject.append([b"1"]).commit()
+    # While it cannot be probed, the cause becomes another one.
+    with subject._probe_lock:
+        store.process.send_signal(signal.SIGCONT)
+        store.client.execute_command("ACL", "SETUSER", "default", "-xadd")
+    wait_until(lambda: subject._failing == "sink-misconfigured", "the probe's finding is the reason now")
+    assert "NOPERM" in caplog.text
+    with pytest.raises(SinkMisconfigured, match="NOPERM"):
+        subject.append([b"2"])
+    store.client.execute_command("ACL", "SETUSER", "default", "+@all")
+    once_closed(subject, b"3").commit()

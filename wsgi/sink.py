@@ -280,6 +280,12 @@ class Sink:
                 self._watch()
             return
         metrics.COMMITS.labels(error.reason).inc()
+        self._open_circuit(error)
+        self._watch()
+        self._wake.set()
+
+    def _open_circuit(self, error: SinkError) -> None:
+        """Refuse from now on, and say why once per reason: what a commit ran into, or a probe finds meanwhile."""
         if self._failing != error.reason:
             level = logging.CRITICAL if isinstance(error, SinkMisconfigured) else logging.ERROR
             log.log(level, "sink: commits fail, reason=%s: %s", error.reason, error.detail)
@@ -290,8 +296,6 @@ class Sink:
             else SinkUnavailable(f"not tried, since a commit failed just now: {error.detail}")
         )
         metrics.CIRCUIT_OPEN.set(1)
-        self._watch()
-        self._wake.set()
 
     def _watch(self) -> None:
         if self._watcher is None:
@@ -321,7 +325,11 @@ class Sink:
         failing = self._failing is not None and self._refusal is not None
         with self._probe_lock:
             if failing:
-                self._probe.check(self._level)
+                try:
+                    self._probe.check(self._level)
+                except SinkError as error:
+                    self._open_circuit(error)
+                    return
             sample = self._probe.sample(**self._sampled)
         refusal = self._backpressure.judge(time.monotonic(), sample)
         reason = refusal.reason if refusal else None

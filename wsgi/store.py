@@ -49,7 +49,8 @@ class EmbeddedStore:
     """A store on ``data_dir``, which is made as needed. One per directory and process: see ``embedded``.
 
     ``fsync``: ``everysec`` may lose the last second at a power failure, ``always`` nothing that was answered; a
-    kill of processes loses nothing with either.
+    kill of Inlet's processes loses nothing with either, one of the store's own nothing with ``always`` (with
+    ``everysec`` it holds back what arrives while an fsync is under way).
     """
 
     def __init__(self, data_dir: Path, fsync: Literal["everysec", "always"] = "everysec") -> None:
