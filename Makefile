@@ -13,6 +13,7 @@ GUNICORN_ARGS ?=
 .PHONY: run test check lint peers bench faults soak clean
 
 run: $(VENV)/run.stamp
+	@$(BIN)/python -m wsgi.settings
 	exec $(BIN)/gunicorn app:application $(GUNICORN_ARGS)
 
 test: $(VENV)/test.stamp

@@ -256,3 +256,14 @@ def test_a_directory_that_is_not_utf8_is_refused() -> None:
 
 def test_a_long_value_is_cut_in_the_line() -> None:
     assert len(fault({"INLET_STREAM": "x" * 100_000})) < 300
+
+
+@pytest.mark.parametrize(("value", "status"), [("2", 0), ("many", 1)])
+def test_the_environment_can_be_checked_without_starting_anything(value: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wsgi.settings"], cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "WEB_CONCURRENCY": value}, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert ("WEB_CONCURRENCY='many' must be a whole number" in done.stderr) is bool(status)
+    assert len((done.stdout + done.stderr).strip().splitlines()) == 1

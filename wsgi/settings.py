@@ -349,3 +349,16 @@ def _error(field: str, value: str, fault: str) -> SettingsError:
 def _quoted(value: str) -> str:
     """One line, whatever the value holds."""
     return repr(value if len(value) <= SHOWN_CHARS_MAX else value[:SHOWN_CHARS_MAX] + "...")
+
+
+def main() -> None:
+    """``python -m wsgi.settings``: check the environment and say where records would go; exit 1 on a fault."""
+    try:
+        settings = load(os.environ)
+    except SettingsError as error:
+        sys.exit(f"inlet: {error.detail}")
+    print(f"inlet: the settings are fine: stream {settings.stream!r} of {redacted(store_url(settings))}")
+
+
+if __name__ == "__main__":
+    main()
