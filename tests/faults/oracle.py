@@ -1,0 +1,89 @@
+"""The oracle: what the clients were told against what the stream holds.
+
+What lives here: reading the stream back, and the judgement. What must not: faults, load, deadlines.
+
+    told 202                                  in the stream, exactly once
+    told 4xx, or a 503 that says "not stored" not in it
+    any other 5xx, a reset, a timeout         in it at most once
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import redis
+import ujson
+
+from tests.faults.load import Answer
+
+PAGE_ENTRIES = 1_000
+"""Entries of one XRANGE: a stopped or slow store never has to build one huge reply."""
+
+
+class Verdict(NamedTuple):
+    """Counts of records. ``lost``, ``doubled``, ``false_refusals`` and ``strangers`` must be 0."""
+
+    answered: int  # told 202
+    found: int  # of these, in the stream
+    lost: int  # of these, not in the stream
+    doubled: int  # of all that were sent, in the stream more than once
+    false_refusals: int  # told that they were not stored, and in the stream
+    unknown_found: int  # outcome unknown to the client, and in the stream
+    strangers: int  # in the stream, and never sent
+
+    def faults(self, *, may_lose: bool = False) -> str:
+        """What breaks the promise, in words; empty if nothing does."""
+        wrong = {
+            "lost": 0 if may_lose else self.lost,
+            "doubled": self.doubled,
+            "told refused, but stored": self.false_refusals,
+            "never sent, but stored": self.strangers,
+        }
+        return ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
+
+
+def judge(answers: Iterable[Answer], stored: Iterable[str]) -> Verdict:
+    """Compare the answers with ``stored``, the event ids of the stream, each as often as it is there."""
+    count = Counter(stored)
+    promised, refused, unknown = set[str](), set[str](), set[str]()
+    for answer in answers:
+        promised.update(answer.promised)
+        refused.update(answer.refused)
+        unknown.update(answer.unknown)
+    lost = sum(event_id not in count for event_id in promised)
+    return Verdict(
+        answered=len(promised),
+        found=len(promised) - lost,
+        lost=lost,
+        doubled=sum(times > 1 for times in count.values()),
+        false_refusals=len(refused & count.keys()),
+        unknown_found=len(unknown & count.keys()),
+        strangers=len(count.keys() - promised - refused - unknown),
+    )
+
+
+def read_back(client: Any, *streams: str) -> Iterator[str]:
+    """The event id of every record in the streams, in order. Raises AssertionError where an entry is not whole."""
+    for stream in streams:
+        start, more = b"-", True
+        while more:
+            page = client.xrange(stream, min=start, count=PAGE_ENTRIES)
+            more = len(page) == PAGE_ENTRIES
+            for entry_id, fields in page:
+                start = b"(" + entry_id
+                if b"r" not in fields:  # A test's own entry.
+                    continue
+                lines = fields[b"r"].split(b"\n")
+                assert len(lines) == int(fields[b"n"]), "an entry whose n is not the number of its lines"
+                for line in lines:
+                    yield str(ujson.loads(line)[0])
+
+
+def connect(path: str, **options: Any) -> Any:
+    """redis-py on a unix socket, one connection, never sending anything twice."""
+    return redis.Redis(
+        unix_socket_path=path, single_connection_client=False, protocol=2, socket_timeout=30,
+        retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0), **options,
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""The rows of the power cut: the real server over a traced store, cut at the worst instant.
+
+What lives here: the runs, at each level and fsync policy. What must not: reading a trace (``power_cut``).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from tests.faults.load import summary
+from tests.faults.oracle import judge, read_back
+from tests.faults.power_cut import Cut, Disk, calls, positions, traced, worst_cut
+from tests.faults.rig import STREAM, Rig, Store
+from tests.faults.scenario import Row, explained
+from tests.support import wait_until
+
+CASES = {
+    "stored, fsync each second": ("stored", "everysec"),
+    # Valkey's WAITAOF may reply before that fsync (redis/redis pull request 13793): such a store must be refused.
+    "synced, fsync each second": ("synced", "everysec"),
+    "synced, fsync always": ("synced", "always"),
+}
+LOAD_SECONDS = 3.2
+"""Three fsyncs of ``everysec``."""
+ANSWERS_MIN = 50
+
+
+def name(fsync: str) -> str:
+    """The row's."""
+    return f"power cut, traced (fsync {fsync})"
+
+
+def run(case: str) -> Row:
+    """Load a traced store; then cut the power. ``wrong`` holds what breaks the level's promise."""
+    level, fsync = CASES[case]
+    with Rig(level, options={"appendfsync": fsync}) as rig, explained(rig):
+        (file,) = rig.store.directory.glob("appendonlydir/*.incr.aof")
+        size = file.stat().st_size
+        trace = rig.store.root / "trace"
+        with traced(rig.store.pid, trace):
+            rig.load.start()
+            began = time.time()
+            wait_until(lambda: time.time() > began + LOAD_SECONDS and len(rig.load.answers) > ANSWERS_MIN, "load")
+            rig.load.stop()
+        verdict = rig.verdict()
+        rig.store.kill()
+        disk = Disk(size, calls(trace.read_text()))
+        content = file.read_bytes()
+        assert disk.written[-1][1] == len(content), "the trace misses writes to the append-only file"
+        where = positions(content, STREAM)
+        worst = worst_cut(disk, where, rig.load.answers)
+        found = after_the_cut(rig.store, file, worst)
+        wrong = [verdict.faults(), check_restored(found, worst, rig)]
+        if level == "synced" and worst.lost:
+            wrong.append(f"{worst.lost} records were answered 202 before they were on the disk")
+        if level == "stored" and not worst.lost:
+            wrong.append("nothing was lost at stored, so that the cut is none")
+        told = summary(rig.load.answers) or "every request answered 202"
+        return Row(
+            name=name(fsync), level=level,
+            told=f"{told}; a record waited up to {disk.window() * 1000:.0f} ms for its fsync",
+            recovered=None, slowest=max(answer.seconds for answer in rig.load.answers),
+            verdict=verdict._replace(answered=worst.answered, found=worst.answered - worst.lost, lost=worst.lost),
+            wrong="; ".join(text for text in wrong if text),
+        )  # fmt: skip
+
+
+def after_the_cut(store: Store, file: Path, worst: Cut) -> list[str]:
+    """Start a store on what the disk would hold, and read the stream back."""
+    restored = Store({})
+    try:
+        shutil.rmtree(restored.directory)
+        shutil.copytree(store.directory, restored.directory)
+        copy = restored.directory / "appendonlydir" / file.name
+        with open(copy, "r+b") as handle:
+            handle.truncate(worst.size)
+        restored.start()
+        with restored.client() as client:
+            return list(read_back(client, STREAM))
+    finally:
+        restored.close()
+
+
+def check_restored(found: list[str], worst: Cut, rig: Rig) -> str:
+    """The store that came up on the cut file holds what the trace says it must."""
+    answered = [answer for answer in rig.load.answers if answer.ended <= worst.when]
+    lost = judge(answered, found).lost
+    return "" if lost == worst.lost else f"after the cut {lost} records are missing, not {worst.lost} as the trace says"

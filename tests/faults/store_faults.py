@@ -1,0 +1,370 @@
+"""Faults of the store: killed, stopped, slow, full, read-only, loading, locked, misused.
+
+What lives here: how each is made and mended, and how it must show. What must not: the order of a scenario.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import redis
+
+from tests.faults import power_cut
+from tests.faults.load import Answer
+from tests.faults.oracle import connect
+from tests.faults.rig import FAKETIME, STREAM, Rig, Store, no_private_mount, stopped
+from tests.faults.scenario import WARM_ANSWERS, Fault, delayed, told
+from tests.support import wait_until
+
+Command = tuple[str | int, ...]
+FILLER_KEYS = 2_000
+"""Commands to load at a millisecond each."""
+ID_PART_MAX = 2**64 - 1
+FUTURE_ID = 10**13 - 1
+"""Milliseconds: in the year 2286."""
+FSYNC_MICROSECONDS = 1_200_000
+"""Of a slow disk: under every deadline of a commit."""
+UNWRITTEN_BYTES = 16_384
+DISK_BYTES = 16 * 2**20
+
+AWAY = told("sink-unavailable", "sink-outcome-unknown")
+REFUSES = told("sink-unavailable")
+FULL = told("sink-unavailable", "store-full")
+MISUSED = told("sink-misconfigured")
+DISK = told("sink-unavailable", "sink-outcome-unknown", "store-full")
+REFUSES_OR_MISUSED = told("sink-unavailable", "sink-misconfigured")
+UNKNOWN = told("sink-outcome-unknown", "durability-timeout")
+ALL_LEVELS = ("stored", "synced", "replicated")
+
+
+def kill_between_fsyncs(store: Store) -> None:
+    """SIGKILL, while all that was answered is written to the append-only file.
+
+    Under ``everysec`` a store puts off write(2) while an fsync is in progress (see ``killed_in_fsync``).
+    """
+
+    def written() -> bool:
+        info = store.command("INFO", "persistence")
+        return bool(info["aof_pending_bio_fsync"] == 0 and info["aof_buffer_length"] == 0)
+
+    wait_until(written, "no fsync is in progress")
+    store.kill()
+
+
+@contextlib.contextmanager
+def killed(rig: Rig) -> Iterator[None]:
+    """SIGKILL; then started again on the same files."""
+    kill_between_fsyncs(rig.store)
+    try:
+        yield
+    finally:
+        rig.store.start()
+
+
+@contextlib.contextmanager
+def terminated(rig: Rig) -> Iterator[None]:
+    """SIGTERM, at any time: a store writes what it has before it ends."""
+    rig.store.signal(signal.SIGTERM)
+    wait_until(lambda: not rig.store.alive(), "the store has ended")
+    try:
+        yield
+    finally:
+        rig.store.start()
+
+
+@contextlib.contextmanager
+def killed_in_fsync(rig: Rig) -> Iterator[None]:
+    """SIGKILL in the middle of an fsync that takes long.
+
+    Under ``everysec`` the store answers meanwhile, and keeps what it answered in its own memory for up to 2 s; under
+    ``always`` it answers nobody.
+    """
+    slow = f"inject=fdatasync:delay_enter={FSYNC_MICROSECONDS}"
+    with power_cut.traced(rig.store.pid, rig.store.root / "slow", "trace=fdatasync", slow):
+        wait_until(functools.partial(answered_in_fsync, rig, time.time()), "an fsync is slow")
+        rig.store.kill()
+    try:
+        yield
+    finally:
+        rig.store.start()
+
+
+def answered_in_fsync(rig: Rig, began: float) -> bool:
+    """Whether enough was answered during an fsync; at ``synced``, that the answers wait for it."""
+    if rig.level == "synced":
+        return any(answer.seconds > FSYNC_MICROSECONDS / 2e6 for answer in rig.load.since(began))
+    return bool(rig.store.command("INFO", "persistence")["aof_buffer_length"] > UNWRITTEN_BYTES)
+
+
+@contextlib.contextmanager
+def halted(rig: Rig) -> Iterator[None]:
+    """SIGSTOP: connections stay, nobody answers."""
+    with stopped(rig.store.pid):
+        yield
+
+
+def refused_by(make: Sequence[Command], mend: Sequence[Command]) -> Callable[[Rig], AbstractContextManager[None]]:
+    """A fault that commands make, and commands mend."""
+
+    @contextlib.contextmanager
+    def inject(rig: Rig) -> Iterator[None]:
+        for command in make:
+            rig.store.command(*command)
+        try:
+            yield
+        finally:
+            for command in mend:
+                rig.store.command(*command)
+
+    return inject
+
+
+def paused(milliseconds: int) -> Callable[[Rig], AbstractContextManager[None]]:
+    """Writes wait this long in the store, and then are done."""
+    return refused_by([("CLIENT", "PAUSE", milliseconds, "WRITE")], [("CLIENT", "UNPAUSE")])
+
+
+@contextlib.contextmanager
+def asleep(rig: Rig) -> Iterator[None]:
+    """DEBUG SLEEP: the store does nothing at all for a second."""
+    sleeper = threading.Thread(target=rig.store.command, args=("DEBUG", "SLEEP", "1"))
+    sleeper.start()
+    try:
+        yield
+    finally:
+        sleeper.join()
+
+
+@contextlib.contextmanager
+def loading(rig: Rig) -> Iterator[None]:
+    """Killed, and slow to read its file again: it answers LOADING for seconds."""
+    with rig.store.client() as client, client.pipeline(transaction=False) as pipeline:
+        for number in range(FILLER_KEYS):
+            pipeline.set(f"filler:{number}", number)
+        pipeline.execute()
+    kill_between_fsyncs(rig.store)
+    # Microseconds a command; and how many bytes it loads between two looks at its clients.
+    rig.store.launch(key_load_delay="1000", loading_process_events_interval_bytes="1024")
+    try:
+        yield
+    finally:
+        wait_until(rig.store.serves, "the store has loaded")
+
+
+@contextlib.contextmanager
+def snapshot_fails(rig: Rig) -> Iterator[None]:
+    """BGSAVE cannot put its file in place, and stop-writes-on-bgsave-error turns that into MISCONF."""
+    rig.store.config(save="3600 1000000", stop_writes_on_bgsave_error="yes")
+    obstacle = rig.store.directory / "dump.rdb" / "in-the-way"
+    obstacle.mkdir(parents=True)
+
+    def save(status: str) -> None:
+        with contextlib.suppress(redis.ResponseError):  # One is running.
+            rig.store.command("BGSAVE")
+        said = lambda: rig.store.command("INFO", "persistence")["rdb_last_bgsave_status"] == status  # noqa: E731
+        wait_until(said, f"BGSAVE ends with {status}")
+
+    save("err")
+    try:
+        yield
+    finally:
+        shutil.rmtree(obstacle.parent)
+        save("ok")
+        rig.store.config(save="")
+
+
+@contextlib.contextmanager
+def password_set(rig: Rig) -> Iterator[None]:
+    """requirepass, and every connection cut: NOAUTH for whoever comes back without it."""
+    with rig.store.client() as client:
+        # Connected before the password is there, this one stays in.
+        client.execute_command("CONFIG", "SET", "requirepass", "secret")
+        client.execute_command("AUTH", "secret")
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        try:
+            yield
+        finally:
+            client.execute_command("CONFIG", "SET", "requirepass", "")
+
+
+@contextlib.contextmanager
+def back_with_password(rig: Rig) -> Iterator[None]:
+    """Killed; and what comes back wants a password: the circuit is open, and its cause another one than before."""
+    began = time.time()
+    kill_between_fsyncs(rig.store)
+    wait_until(lambda: AWAY(rig, rig.load.since(began)), "clients are told that the store is away")
+    rig.store.launch(requirepass="secret")
+    with connect(rig.store.socket_path, password="secret") as client:
+        try:
+            yield
+        finally:
+            client.config_set("requirepass", "")
+
+
+@contextlib.contextmanager
+def other_type(rig: Rig) -> Iterator[None]:
+    """The stream is moved away, and a string is at its key: WRONGTYPE."""
+    with rig.store.client() as client, client.pipeline(transaction=True) as moved:
+        moved.rename(STREAM, rig.another_stream()).set(STREAM, "not a stream").execute()
+    try:
+        yield
+    finally:
+        rig.store.command("DEL", STREAM)
+
+
+@contextlib.contextmanager
+def busy(rig: Rig) -> Iterator[None]:
+    """A script that does not end: BUSY, after busy-reply-threshold."""
+    rig.store.config(busy_reply_threshold=100)
+
+    def script() -> None:
+        with contextlib.suppress(redis.ResponseError):
+            rig.store.command("EVAL", "while true do end", 0)
+
+    runner = threading.Thread(target=script)
+    runner.start()
+    try:
+        yield
+    finally:
+        rig.store.command("SCRIPT", "KILL")
+        runner.join()
+
+
+@contextlib.contextmanager
+def clients_full(rig: Rig) -> Iterator[None]:
+    """maxclients is reached: whoever connects is turned away."""
+    with rig.store.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        client.execute_command("CONFIG", "SET", "maxclients", 1)
+        try:
+            yield
+        finally:
+            client.execute_command("CONFIG", "SET", "maxclients", 1_000)
+
+
+@contextlib.contextmanager
+def last_id_taken(rig: Rig) -> Iterator[None]:
+    """An entry with the last ID there is: no XADD * can follow. The operator moves the stream away."""
+    rig.store.command("XADD", STREAM, f"{ID_PART_MAX}-{ID_PART_MAX}", "of", "the test")
+    try:
+        yield
+    finally:
+        rig.store.command("RENAME", STREAM, rig.another_stream())
+
+
+@contextlib.contextmanager
+def future_id(rig: Rig) -> Iterator[None]:
+    """An entry of the year 2286, as if the clock had been there and was set back: IDs go on from it."""
+    rig.store.command("XADD", STREAM, f"{FUTURE_ID}-0", "of", "the test")
+    yield
+    (last,) = rig.store.command("XREVRANGE", STREAM, "+", "-", "COUNT", 1)
+    assert last[0].startswith(b"%d-" % FUTURE_ID), "the IDs did not go on from the future one"
+
+
+def ids_go_on(rig: Rig, answers: list[Answer]) -> bool:
+    """Records are accepted after the entry with the ID in the future."""
+    return sum(answer.status == 202 for answer in answers) >= WARM_ANSWERS
+
+
+@contextlib.contextmanager
+def full_disk(rig: Rig) -> Iterator[None]:
+    """A file takes the rest of the store's file system; a store that ended of it is started again."""
+    ballast = rig.store.directory / "ballast"
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4_096):
+            pass
+    try:
+        yield
+    finally:
+        ballast.unlink()
+        if not rig.store.alive():
+            rig.store.start()
+
+
+def no_libfaketime() -> str:
+    """Why the store's clock cannot be set."""
+    return "" if FAKETIME.exists() else "libfaketime is not installed"
+
+
+@contextlib.contextmanager
+def clock_set_back(rig: Rig) -> Iterator[None]:
+    """The store's clock jumps an hour back: its IDs must go on from the last one all the same."""
+    clock_file = Path(rig.store.directory) / "clock"
+    clock_file.write_text("-1h\n")
+    yield
+    seconds, _ = rig.store.command("TIME")
+    assert int(seconds) < time.time() - 3_000, "the store's clock was not set back"
+
+
+FULL_OF_DATA = refused_by([("CONFIG", "SET", "maxmemory", 1)], [("CONFIG", "SET", "maxmemory", 0)])
+TOO_FEW_REPLICAS = refused_by(
+    [("CONFIG", "SET", "min-replicas-to-write", 1)], [("CONFIG", "SET", "min-replicas-to-write", 0)]
+)
+READ_ONLY = refused_by([("REPLICAOF", "127.0.0.1", 1)], [("REPLICAOF", "NO", "ONE")])
+NO_RIGHT = refused_by([("ACL", "SETUSER", "default", "-xadd")], [("ACL", "SETUSER", "default", "+@all")])
+LOCAL_LEVELS = ("stored", "synced")
+FAULTS = [
+    Fault(
+        name="store killed (SIGKILL), restarted",
+        inject=killed,
+        seen=AWAY,
+        levels=("received", *ALL_LEVELS),
+        loses=("received",),
+    ),
+    Fault(name="store ended (SIGTERM), restarted", inject=terminated, seen=AWAY),
+    Fault(
+        name="store killed in mid-fsync (slow disk), restarted",
+        inject=killed_in_fsync,
+        seen=AWAY,
+        levels=LOCAL_LEVELS,
+        loses=("stored",),
+        must_lose=("stored",),
+        impossible=power_cut.no_strace,
+    ),
+    Fault(name="store stopped (SIGSTOP) for 5 s", inject=halted, seen=UNKNOWN, levels=ALL_LEVELS, hold_seconds=3),
+    Fault(name="store slow (CLIENT PAUSE 1 s)", inject=paused(1_000), seen=delayed(0.5), levels=LOCAL_LEVELS),
+    Fault(name="store slow (CLIENT PAUSE 10 s)", inject=paused(10_000), seen=UNKNOWN, levels=LOCAL_LEVELS),
+    Fault(name="store asleep (DEBUG SLEEP 1 s)", inject=asleep, seen=delayed(0.5)),
+    Fault(
+        name="store out of memory (OOM)",
+        inject=FULL_OF_DATA,
+        seen=FULL,
+        levels=("received", *LOCAL_LEVELS),
+        loses=("received",),
+    ),
+    Fault(name="store turned into a replica (READONLY)", inject=READ_ONLY, seen=REFUSES, levels=LOCAL_LEVELS),
+    Fault(name="store loading for seconds (LOADING)", inject=loading, seen=AWAY),
+    Fault(name="snapshot fails (MISCONF)", inject=snapshot_fails, seen=REFUSES),
+    Fault(name="password set (NOAUTH)", inject=password_set, seen=MISUSED),
+    Fault(name="store killed, restarted with a password (NOAUTH)", inject=back_with_password, seen=MISUSED),
+    Fault(name="right to write taken (NOPERM)", inject=NO_RIGHT, seen=MISUSED),
+    Fault(name="another type at the key (WRONGTYPE)", inject=other_type, seen=MISUSED),
+    Fault(name="script that does not end (BUSY)", inject=busy, seen=AWAY),
+    Fault(name="too few replicas (NOREPLICAS)", inject=TOO_FEW_REPLICAS, seen=REFUSES, levels=LOCAL_LEVELS),
+    Fault(name="store full of clients (maxclients)", inject=clients_full, seen=AWAY),
+    Fault(name="the stream's last ID is taken", inject=last_id_taken, seen=REFUSES_OR_MISUSED),
+    Fault(name="an ID in the future", inject=future_id, seen=ids_go_on, hold_seconds=0),
+    Fault(
+        name="store's clock set back an hour",
+        inject=clock_set_back,
+        seen=ids_go_on,
+        impossible=no_libfaketime,
+        rig={"clock": True},
+    ),
+    Fault(
+        name="disk full under the append-only file",
+        inject=full_disk,
+        seen=DISK,
+        levels=LOCAL_LEVELS,
+        impossible=no_private_mount,
+        rig={"disk_bytes": DISK_BYTES},
+    ),
+]

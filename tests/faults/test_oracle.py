@@ -1,0 +1,104 @@
+"""The oracle finds what it is there to find: a suite that cannot fail proves nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.faults.load import NOTHING_STORED, Answer, request_body, summary, understand
+from tests.faults.oracle import Verdict, judge, read_back
+from tests.faults.rig import Rig, Store
+from tests.faults.scenario import Fault, run, told
+from tests.faults.store_faults import FAULTS
+
+
+def answer(status: int, promised: str = "", refused: str = "", unknown: str = "", reason: str = "") -> Answer:
+    """An answer whose event ids are single letters."""
+    return Answer(status, reason, 1.0, 2.0, tuple(promised), tuple(refused), tuple(unknown))
+
+
+@pytest.mark.parametrize(
+    ("answers", "stored", "fault"),
+    [
+        ([answer(202, promised="ab")], "ab", ""),
+        ([answer(202, promised="ab")], "a", "1 lost"),
+        ([answer(202, promised="ab")], "aba", "1 doubled"),
+        ([answer(503, unknown="a")], "", ""),
+        ([answer(503, unknown="a")], "a", ""),
+        ([answer(503, unknown="a")], "aa", "1 doubled"),
+        ([answer(422, refused="a")], "", ""),
+        ([answer(422, refused="a")], "a", "1 told refused, but stored"),
+        ([answer(202, promised="a")], "ab", "1 never sent, but stored"),
+    ],
+)
+def test_the_oracle_tells_what_breaks_a_promise_from_what_does_not(
+    answers: list[Answer], stored: str, fault: str
+) -> None:
+    assert judge(answers, stored).faults() == fault
+
+
+def test_a_level_that_may_lose_still_may_not_double_or_invent() -> None:
+    assert judge([answer(202, promised="ab")], "").faults(may_lose=True) == ""
+    assert judge([answer(202, promised="ab")], "aaz").faults(may_lose=True) == "1 doubled, 1 never sent, but stored"
+
+
+def test_the_counts_of_a_verdict_are_of_records() -> None:
+    answers = [answer(202, promised="abc", refused="d"), answer(503, unknown="ef"), answer(422, refused="g")]
+    assert judge(answers, "abe") == Verdict(
+        answered=3, found=2, lost=1, doubled=0, false_refusals=0, unknown_found=1, strangers=0
+    )
+
+
+def test_a_bulk_answer_is_understood_record_by_record() -> None:
+    ids, _, invalid = request_body("n", 7)
+    assert len(ids) == 5
+    assert invalid == (ids[1],)
+    body = b'{"status":"queued","accepted":4,"rejected":1,"errors":[{"index":1,"event_id":"x","reason":"r"}]}'
+    understood = understand(202, body, ids, invalid, time.time())
+    assert understood.promised == (ids[0], *ids[2:])
+    assert understood.refused == (ids[1],)
+
+
+@pytest.mark.parametrize("reason", sorted(NOTHING_STORED))
+def test_a_503_that_says_that_nothing_was_stored_is_held_to_it(reason: str) -> None:
+    body = b'{"reason":"%b","detail":"no"}' % reason.encode()
+    assert understand(503, body, ("a",), (), 0.0).refused == ("a",)
+    partly = b'{"reason":"%b","detail":"2 of 5 records were stored before: no"}' % reason.encode()
+    assert understand(503, partly, ("a",), (), 0.0).unknown == ("a",)
+
+
+def test_a_503_of_unknown_outcome_promises_nothing_of_its_valid_records() -> None:
+    understood = understand(503, b'{"reason":"sink-outcome-unknown"}', ("a", "b"), ("b",), 0.0)
+    assert (understood.unknown, understood.refused) == (("a",), ("b",))
+    assert summary([understood]) == "503 sink-outcome-unknown 1"
+
+
+def test_a_stream_of_several_pages_is_read_back_whole_over_entries_of_others() -> None:
+    store = Store({})
+    try:
+        store.start()
+        with store.client() as client:
+            for number in range(2_500):
+                client.xadd("s", {"r": f'["{number}"]', "n": 1} if number % 2 else {"other": 1})
+            assert list(read_back(client, "s")) == [str(number) for number in range(1, 2_500, 2)]
+    finally:
+        store.close()
+
+
+def test_records_deleted_behind_inlets_back_are_found_lost_over_the_real_server() -> None:
+    with Rig("stored") as rig:
+        rig.load.start()
+        while len(rig.load.accepted()) < 50:
+            time.sleep(0.01)
+        rig.load.stop()
+        assert rig.verdict().faults() == ""
+        rig.store.command("XTRIM", rig.streams[0], "MAXLEN", 10)
+        assert rig.verdict().lost > 0
+
+
+def test_a_scenario_whose_fault_does_not_show_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.scenario.SEEN_SECONDS", 0.5)
+    harmless = Fault(name="nothing at all", inject=FAULTS[0].inject, seen=told("no such reason"))
+    with pytest.raises(AssertionError, match="nothing at all shows in the answers"):
+        run(harmless, "stored")

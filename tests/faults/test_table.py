@@ -1,0 +1,47 @@
+"""docs/reliability.md holds a row for every scenario, and none that breaks a promise."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.faults import power_rows
+from tests.faults.__main__ import FAULTS
+from tests.faults.table import BEGIN, END, PAGE
+
+ROWS = re.compile(r"^\| (.+?) \| `(\w+)` \| (.*) \| (\S+)(?: s)? \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", re.MULTILINE)
+POWER = [(power_rows.name(fsync), level) for level, fsync in power_rows.CASES.values()]
+
+
+@pytest.fixture(scope="module")
+def written() -> dict[tuple[str, str], tuple[str, ...]]:
+    """The page's rows: (name, level) -> told, again after, answered, found, lost, doubled."""
+    page = PAGE.read_text()
+    section = page[page.index(BEGIN) : page.index(END)]
+    return {(row[0], row[1]): row[2:] for row in ROWS.findall(section)}
+
+
+def test_the_page_has_a_row_for_every_fault_and_level(written: dict[tuple[str, str], tuple[str, ...]]) -> None:
+    expected = {(fault.name, level) for fault in FAULTS for level in fault.levels} | set(POWER)
+    assert set(written) == expected, "run: python -m tests.faults --write"
+
+
+def test_only_rows_whose_level_does_not_promise_it_have_losses(
+    written: dict[tuple[str, str], tuple[str, ...]],
+) -> None:
+    may_lose = {(fault.name, level) for fault in FAULTS for level in fault.loses}
+    may_lose |= {(name, level) for name, level in POWER if level == "stored"}
+    losing = {
+        row
+        for row, (_, _, _, _, lost, doubled) in written.items()
+        if lost not in ("0", "-") or doubled not in ("0", "-")
+    }
+    assert losing <= may_lose
+    assert losing, "a page on which nothing can be lost would be too good"
+
+
+def test_every_fault_has_a_name_of_its_own() -> None:
+    names = [fault.name for fault in FAULTS]
+    assert len(names) == len(set(names))
+    assert all(set(fault.loses) <= set(fault.levels) for fault in FAULTS)
