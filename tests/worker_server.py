@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import re
 import signal
 import socket
@@ -148,6 +149,7 @@ class Server:
         for bind in binds:
             command += ["-b", bind]
         self.log_path = self.directory / "log"
+        self.kept_log = ""
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, app],
@@ -158,7 +160,10 @@ class Server:
             )
 
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
+        """All that was written, also after the end, when the file is gone."""
+        if self.log_path.exists():
+            self.kept_log = self.log_path.read_text(errors="replace")
+        return self.kept_log
 
     def __enter__(self) -> Server:
         try:
@@ -187,6 +192,8 @@ class Server:
                     os.kill(pid, signal.SIGKILL)
                 self.process.kill()
                 self.process.wait(10)
+        self.log()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def client(self, *, tls: ssl.SSLContext | None = None) -> Client:
         return Client(self.address, tls=tls)
