@@ -125,7 +125,8 @@ def _pyarrow() -> tuple[Any, Any]:
 class Exporter:
     """Writes the entries of one reader into files of ``directory``. Not for use by two threads.
 
-    ``wrote`` is called with each finished file and its number of records. The reader's ``claim_idle_ms`` has to be
+    ``wrote`` is called with each finished file and its number of records, ``grew`` with the records of the open file
+    after each entry. The reader's ``claim_idle_ms`` has to be
     well above ``roll_seconds``: entries wait for their ack as long as their file is open.
     """
 
@@ -139,12 +140,14 @@ class Exporter:
         roll_bytes: int = ROLL_BYTES,
         roll_seconds: float = ROLL_SECONDS,
         wrote: Callable[[Path, int], object] = lambda path, records: None,
+        grew: Callable[[int], object] = lambda records: None,
     ) -> None:
         if suffix not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}")
         if suffix == "parquet":
             _pyarrow()
-        self._reader, self._directory, self._suffix, self._wrote = reader, directory, suffix, wrote
+        self._reader, self._directory, self._suffix = reader, directory, suffix
+        self._wrote, self._grew = wrote, grew
         self._name = _UNSAFE.sub("_", name)[:100]
         self._roll_bytes, self._roll_seconds = roll_bytes, roll_seconds
         self._entries: list[Entry] = []
@@ -175,6 +178,7 @@ class Exporter:
         self._entries.append(entry._replace(records=[], lines=(), fields=[]))
         self._bytes += entry.size
         self._records += len(entry.records)
+        self._grew(self._records)
         if self._bytes >= self._roll_bytes or len(self._entries) >= ENTRIES_MAX:
             self.roll()
         else:

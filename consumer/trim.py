@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -222,10 +222,20 @@ class Keeper:
 
     ``publish``: keep ``<stream>:full`` in the store as long as a stream is full, for servers to refuse new records.
     It is for a keeper that looks again and again: the key ends with the lease of one that does not.
+    ``trimmed`` is called with the entries that are gone so far, after each XTRIM of one go.
     """
 
-    def __init__(self, link: Link, keys: Sequence[str], keep: Retention, *, publish: bool = False) -> None:
+    def __init__(
+        self,
+        link: Link,
+        keys: Sequence[str],
+        keep: Retention,
+        *,
+        publish: bool = False,
+        trimmed: Callable[[int], object] = lambda entries: None,
+    ) -> None:
         self._link, self._keys, self._keep, self._publish = link, keys, keep, publish
+        self._trimmed = trimmed
         self._lease = f"{keys[0]}:keeper"
         self._token = uuid.uuid4().hex
         self._acked: bool | None = None
@@ -279,6 +289,7 @@ class Keeper:
             limit = TRIM_LIMIT if trim.most is None else min(TRIM_LIMIT, trim.most - gone)
             removed = int(self._link.one(*command(key, trim, limit, self._acked)))
             gone += removed
+            self._trimmed(gone)
             if not removed or not self.hold():
                 break
         return gone + self._trim_rest(key, trim, gone)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import pty
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +18,8 @@ import pytest
 
 from consumer.export import Exporter, sweep
 from consumer.reader import Reader
-from tests.consumer_support import QUICK, add, command, fill, pending, spawning
-from tests.support import wait_until
+from tests.consumer_support import QUICK, add, command, environment, fill, pending, spawning
+from tests.support import ROOT, wait_until
 
 
 def rows(directory: Path) -> list[dict[str, Any]]:
@@ -155,3 +158,26 @@ def test_a_lone_surrogate_of_another_writer_does_not_stop_the_export(
 def test_a_format_that_is_none_is_refused(valkey: str, stream: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format"):
         Exporter(Reader(valkey, stream, "g"), tmp_path, "x", suffix="csv")
+
+
+@pytest.mark.parametrize("words", [["export", "--once", "--to", "out"], ["trim", "--retention", "entries=1"]])
+def test_long_work_tells_a_terminal_how_far_it_is(
+    valkey: str, client: Any, stream: str, tmp_path: Path, words: list[str]
+) -> None:
+    fill(client, stream, 2_000)
+    if words[0] == "trim":
+        client.xgroup_create(stream, "g", id="0")
+        read = client.execute_command("XREADGROUP", "GROUP", "g", "c", "COUNT", 10_000, "STREAMS", stream, ">")
+        found = next(iter(read.values()))[0] if isinstance(read, dict) else read[0][1]
+        client.xack(stream, "g", *[entry[0] for entry in found])
+    ours, theirs = pty.openpty()
+    words = [str(tmp_path / word) if word == "out" else word for word in words]
+    done = subprocess.run(
+        [sys.executable, "-m", "consumer", *words], cwd=ROOT, env=environment(valkey, stream), stderr=theirs,
+        stdout=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = os.read(ours, 65_536)
+    os.close(ours)
+    assert done.returncode == 0
+    assert (b"exported: " if words[0] == "export" else b"trimmed: ") in shown

@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     with source, stopping_on(source.stop, STOP_SIGNALS):
         exporter = export.Exporter(
             source, arguments.to, where.stream, suffix=arguments.format, roll_bytes=int(arguments.roll_mib * 2**20),
-            roll_seconds=arguments.roll_seconds, wrote=wrote,
+            roll_seconds=arguments.roll_seconds, wrote=wrote, grew=lambda records: progress.show(total + records),
         )  # fmt: skip
         exporter.run(forever=not arguments.once)
     return common.OK

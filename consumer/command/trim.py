@@ -57,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0.1 <= arguments.every <= trim.LEASE_MS / 2000:
         raise common.Usage(f"--every must be from 0.1 to {trim.LEASE_MS // 2000} seconds: half of the lease")
     link = common.link(where)
-    keeper = trim.Keeper(link, where.keys, keep, publish=arguments.watch)
+    progress = common.Progress("trimmed")
+    keeper = trim.Keeper(link, where.keys, keep, publish=arguments.watch, trimmed=progress.show)
     if arguments.dry_run:
         for key, plan in keeper.look().items():
             _say_plan(key, plan, arguments)
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         return watch(keeper, arguments)
     kept = keeper.tick()
+    progress.end()
     if kept is None:
         raise Unsafe("another keeper is trimming this stream (its lease is in the store); nothing was done")
     keeper.release()
