@@ -57,17 +57,11 @@ ENTRIES_DROPPED = Counter(
 UNKNOWN_MEMBERS = Counter(
     "inlet_unknown_members", "Members of accepted records that the contract does not know.", registry=_registry
 )
-COMMITS = Counter("inlet_commits", "Batches written to the stream, by outcome.", ["outcome"], registry=_registry)
+COMMITS_FAILED = Counter("inlet_commits_failed", "Commits that failed, by reason.", ["reason"], registry=_registry)
 COMMIT_SECONDS = Histogram(
     "inlet_commit_seconds",
     "Time from a commit's first byte to its last reply.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-    registry=_registry,
-)
-COMMIT_RECORDS = Histogram(
-    "inlet_commit_records",
-    "Records written by one commit.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384, 65536),
     registry=_registry,
 )
 CIRCUIT_OPEN = Gauge(

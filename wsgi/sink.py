@@ -129,7 +129,6 @@ class Sink:
         self._entry_bytes_max = entry_bytes_max
         self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
         self._sampled = {"backlog": sample_backlog, "retention": sample_retention}
-        self._committed = metrics.COMMITS.labels("stored").inc
         self.answered = metrics.REQUESTS.labels("202", "").inc
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
@@ -216,7 +215,6 @@ class Sink:
         stored = sum(entry.stop - entry.start for entry in entries if entry.entry_id)
         if stored:
             metrics.RECORDS_STORED.inc(stored)
-            metrics.COMMIT_RECORDS.observe(len(batch.lines))
         return entries
 
     def _settle(self, *, wait: bool) -> None:
@@ -272,14 +270,13 @@ class Sink:
     def _note(self, error: SinkError | None) -> None:
         """Count a commit's outcome, log where it differs from the last one's, and open or close the circuit."""
         if error is None:
-            self._committed()
             if self._failing is not None:
                 log.info("sink: commits succeed again")
                 self._failing = None
             if self._watcher is None:
                 self._watch()
             return
-        metrics.COMMITS.labels(error.reason).inc()
+        metrics.COMMITS_FAILED.labels(error.reason).inc()
         self._open_circuit(error)
         self._watch()
         self._wake.set()
