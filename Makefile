@@ -1,14 +1,21 @@
-# make run    set everything up and serve on the embedded store
-# make test   set everything up and run the tests
-# make check  the tests, lint and types
-# make bench  build the benchmark's peers and run every comparison (an hour; needs Go, Rust and wrk)
-# make faults run the fault suite and print its table
-# make soak   ten minutes of load under random faults
+# make run     install everything, the inlet command included, and serve on the embedded store
+# make test    install everything and run the tests, in parallel
+# make check   lint, types and tests
+# make lint    lint and types
+# make bench   build the benchmark's peers and run every comparison (an hour; needs Go, Rust and wrk)
+# make faults  run the fault suite and print its table
+# make soak    ten minutes of load under random faults
+# make clean   remove the virtual environment and all caches
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 GUNICORN_ARGS ?=
+# Most tests wait for a store, a server or a deadline, so more processes than cores pay off. TEST_PROCESSES=0 runs the
+# tests in one process, as a debugger needs it.
+TEST_PROCESSES ?= 4
+PYTEST_ARGS ?=
 
 .PHONY: run test check lint peers bench faults soak clean
 
@@ -17,7 +24,7 @@ run: $(VENV)/run.stamp
 	exec $(BIN)/gunicorn app:application $(GUNICORN_ARGS)
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 check: lint test
 
@@ -39,18 +46,20 @@ soak: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults.soak
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis inlet.egg-info build
 
-# Debian ships ensurepip apart from Python: with root's rights it is installed, else venv says what to do.
+# Debian packages ensurepip apart from Python. As root, install it; otherwise venv prints which package to install.
 $(BIN)/python:
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || test "$$(id -u)" != 0 || \
 	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.stamp: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# Two steps: the pinned versions come from the requirements, and the package adds only itself and its command.
+$(VENV)/run.stamp: requirements.txt pyproject.toml | $(BIN)/python
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps --editable .
 	touch $@
 
-$(VENV)/test.stamp: requirements-dev.txt requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@ $(VENV)/run.stamp
+$(VENV)/test.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(PIP) install -r requirements-dev.txt
+	touch $@

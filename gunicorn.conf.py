@@ -1,11 +1,11 @@
-"""gunicorn's process model for Inlet. Any gunicorn setting on the command line still wins over this file.
+"""gunicorn's process model for Inlet. gunicorn's own options on the command line override this file.
 
 What lives here: worker class, preload, collector policy, the embedded store's life, the metrics directory. What must
 not: anything about one request.
 
 Order of events: this file runs in the master and checks the environment; gunicorn preloads ``app.py``; ``on_starting``
-starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` says what to try. HUP runs this file again, so
-whatever must outlive it is kept in a module (``wsgi.store``) or in the environment.
+starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` prints a command to try. HUP runs this file
+again, so whatever must survive that is kept in a module (``wsgi.store.embedded``) or in the environment.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import sys
 import tempfile
 from typing import Any, Literal, NoReturn
 
-from wsgi.errors import InletError
+from inlet.stream.errors import InletError
+from inlet.stream.place import redacted
 
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
 COLLECT_EVERY_REQUESTS = 10_000
-"""How many answers of a ``sync`` or ``gthread`` worker lie between two collections; see docs/design.md."""
+"""Answers between two collections in a worker that is not the phased one; see docs/design.md."""
 
 
 def remove_directory(directory: str, owner_pid: int) -> None:
@@ -48,10 +49,13 @@ def metrics_directory() -> None:
 
 metrics_directory()
 
-from consumer.trim import Retention, retention  # noqa: E402
-from wsgi import keeper, metrics  # noqa: E402  # the directory has to exist before the metrics do
+# The directory must exist before the metrics do.
+from wsgi import metrics  # noqa: E402
 from wsgi import settings as env  # noqa: E402
-from wsgi.store import EmbeddedStore, embedded  # noqa: E402
+from wsgi.receivers.pipeline import refuse_for_server  # noqa: E402
+from wsgi.server.limits import Limits  # noqa: E402
+from wsgi.store import keeper  # noqa: E402
+from wsgi.store.embedded import EmbeddedStore, embedded  # noqa: E402
 from wsgi.worker import PhasedWorker  # noqa: E402
 
 
@@ -60,42 +64,35 @@ def fail(error: InletError) -> NoReturn:
     sys.exit(f"inlet: {error.detail}")
 
 
-def retained(settings: env.Settings) -> Retention | None:
-    """What to keep of the stream, if it is bounded."""
-    if settings.retention is None:
-        return None
-    try:
-        return retention(settings.retention, settings.retention_unread)
-    except ValueError as error:
-        fail(InletError(f"INLET_RETENTION={settings.retention!r}: {error}"))
-
-
 try:
     settings = env.load(os.environ)
 except InletError as error:
     fail(error)
 
-keep = retained(settings)
 # A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
 fsync: Literal["everysec", "always"] = "always" if settings.durability == "synced" else "everysec"
 store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, fsync)
 
-PhasedWorker.configure(payload_bytes_max=settings.payload_bytes_max)
+PhasedWorker.configure(
+    limits=Limits(
+        payload_bytes_max=settings.payload_bytes_max,
+        held_bytes_max=max(Limits.held_bytes_max, settings.payload_bytes_max),
+    ),
+    refuse=refuse_for_server,
+)
 worker_class = "wsgi.worker.PhasedWorker"
-# Of gthread, for who chooses it; the phased worker has none.
-threads = 8
 workers = settings.web_concurrency
 preload_app = True
 keepalive = 75
 worker_tmp_dir = SHM
 control_socket_disable = True
-# "auto" would depend on what else happens to be installed; the C parser saves sync and gthread little of a request.
+# For sync and gthread. "auto" would depend on what else happens to be installed; the C parser saves them little.
 http_parser = "python"
 
 
 def on_starting(server: Any) -> None:
-    """Start the embedded store, and switch automatic collection off for good in the master."""
+    """Start the embedded store, and switch automatic collection off in the master."""
     for handler in server.log.error_log.handlers:
         logging.getLogger("inlet").addHandler(handler)
     logging.getLogger("inlet").setLevel(server.log.error_log.level)
@@ -109,36 +106,36 @@ def on_starting(server: Any) -> None:
 
 
 def watch_store(server: Any, store: EmbeddedStore) -> None:
-    """Start the store again where it died. gunicorn has no hook for this, but the master calls this once a second."""
+    """Restart the store when it dies. gunicorn has no hook for this, but calls ``murder_workers`` once a second."""
     murder_workers = server.murder_workers
-    said = ""
+    reported = ""
 
     def watch() -> None:
-        nonlocal said
+        nonlocal reported
         status = store.poll()
         if status is not None:
             try:
                 store.start()
-                said = ""
-                server.log.error("inlet: the store had ended with status %d, and was started again", status)
+                reported = ""
+                server.log.error("inlet: the store ended with status %d and was restarted", status)
             except InletError as error:
-                if error.detail != said:
+                if error.detail != reported:
                     server.log.critical("inlet: the store ended with status %d: %s", status, error.detail)
-                said = error.detail
+                reported = error.detail
         murder_workers()
 
     server.murder_workers = watch
 
 
 def when_ready(server: Any) -> None:
-    """Say where it listens, where the store is, and what to try."""
+    """Log where records go, and a command to try."""
     address = str(server.LISTENERS[0])
-    server.log.info("inlet: records go to stream %r of %s", settings.stream, env.redacted(env.store_url(settings)))
+    server.log.info("inlet: records go to stream %r of %s", settings.stream, redacted(settings.store_url))
     server.log.info("inlet: try\n\n  %s\n", curl_line(address))
 
 
 def curl_line(address: str) -> str:
-    """The command that posts one record to ``address``, as gunicorn prints it."""
+    """Return the command that posts one record to ``address``, as gunicorn prints it."""
     if address.startswith("unix:"):
         where = f"--unix-socket {address.removeprefix('unix:')} http://localhost"
     else:
@@ -151,7 +148,7 @@ def curl_line(address: str) -> str:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Move all that is alive to the permanent generation: no collection in a worker looks at it, or unshares it."""
+    """Freeze the heap: no collection in a worker visits, and so unshares, what all workers share."""
     taken = {getattr(other, "inlet_slot", None) for other in server.WORKERS.values()}
     worker.inlet_slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
     gc.collect()
@@ -159,22 +156,26 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """In the worker: its metrics' slot; and nothing of the store but its address."""
+    """In the worker: take a metrics slot, and let go of the store's lock."""
     metrics.take_slot(worker.inlet_slot)
     if store is not None:
         store.close_in_child()
 
 
 def post_worker_init(worker: Any) -> None:
-    """Give ``sync`` and ``gthread`` their collections (Inlet's worker has its own, between turns); start a keeper."""
+    """Start this worker's threads; and collections where the worker class has none of its own."""
     if not isinstance(worker, PhasedWorker):
         worker.cfg.set("post_request", collect_now_and_then)
-    if keep is not None:
-        keeper.start(env.store_url(settings), settings.stream, keep)
+    # Another application than Inlet's may run under this file.
+    start = getattr(worker.wsgi, "start", None)
+    if start is not None:
+        start()
+    if settings.keep is not None:
+        keeper.start(settings.store_url, settings.stream, settings.keep)
 
 
 def collect_now_and_then(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """After an answer: collect once in so many."""
+    """Collect after every COLLECT_EVERY_REQUESTS answers."""
     worker.inlet_requests = getattr(worker, "inlet_requests", 0) + 1
     if worker.inlet_requests % COLLECT_EVERY_REQUESTS == 0:
         gc.collect()

@@ -14,9 +14,9 @@ _began = 0.0
 
 
 def post_worker_init(worker: Any) -> None:
-    """Install what tells, and the policy."""
+    """Install the policy, and what logs each collection."""
 
-    def tell(phase: str, info: dict[str, int]) -> None:
+    def log(phase: str, info: dict[str, int]) -> None:
         global _began
         if phase == "start":
             _began = time.perf_counter()
@@ -24,7 +24,7 @@ def post_worker_init(worker: Any) -> None:
             milliseconds = (time.perf_counter() - _began) * 1_000
             worker.log.info("collection %d took %.2f ms found %d", info["generation"], milliseconds, info["collected"])
 
-    gc.callbacks.append(tell)
+    gc.callbacks.append(log)
     if POLICY == "configured":
         configured["post_worker_init"](worker)
     if POLICY == "automatic":

@@ -43,16 +43,15 @@ def requests_of(server: Server) -> int:
     import httpx
 
     text = httpx.get(server.url + "/metrics", timeout=30).text
-    return sum(int(float(count)) for count in re.findall(r"^inlet_requests_total\{.*\} (\S+)", text, re.MULTILINE))
+    counts = re.findall(r'^inlet_requests_total\{.*receiver="native".*\} (\S+)', text, re.MULTILINE)
+    return sum(int(float(count)) for count in counts)
 
 
 def run(policy: str, worker: str, requests: int) -> dict[str, object]:
     """One policy: RSS per step of requests, and every collection."""
-    server = Server(
-        "app:application",
-        ["-c", "bench/collector.conf.py", "--workers", "1", "-k", worker],
-        {"COLLECTOR": policy, "INLET_STREAM": "bench"},
-    )
+    threads = "8" if worker == "gthread" else "1"
+    words = ["-c", "bench/collector.conf.py", "--workers", "1", "-k", worker, "--threads", threads]
+    server = Server("app:application", words, {"COLLECTOR": policy, "INLET_STREAM": "bench"})
     try:
         with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
             script.write(SCRIPT)

@@ -4,14 +4,14 @@
 
 The load: a stream filled by commits of 100 records of about 457 bytes (10 metadata pairs), read by one consumer of a
 new group until nothing is left, every entry acked. Reader and store share one core (``--cores 2``: a core each).
-Contenders, in turn within one run, so that the machine's mood hits them alike; each in a fresh process:
+Contenders take turns within one run, so that other load hits all alike; each has a fresh process:
 
-    inlet      consumer.Reader.run(handle)
-    asyncio    consumer.AsyncReader.run(handle)
-    dedup      consumer.Reader with dedup_window_ms: one SET a record
+    inlet      inlet.Reader.run(handle)
+    asyncio    inlet.AsyncReader.run(handle)
+    dedup      inlet.Reader with dedup_window_ms: one SET a record
     redis-py   xreadgroup(count=256), json.loads per line, handle(list), one xack for what was read
 
-Figures are medians of paired runs. ``rss``: most memory the process ever had, while all records waited in the store.
+Figures are medians of paired runs. ``rss``: the process's peak memory, while all records waited in the store.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import redis  # noqa: E402  # the project is no installed package
+import redis  # noqa: E402  # runs from a checkout without the installed package
 
-from consumer import AsyncReader, Options, Reader, Record  # noqa: E402
-from wsgi.record import RecordLimits, encoder  # noqa: E402
-from wsgi.store import EmbeddedStore  # noqa: E402
+from inlet import AsyncReader, Options, Reader, Record  # noqa: E402
+from inlet.stream.entry import FIELD_COUNT, FIELD_RECORDS  # noqa: E402
+from inlet.stream.limits import RecordLimits  # noqa: E402
+from inlet.stream.record import encoder  # noqa: E402
+from wsgi.store.embedded import EmbeddedStore  # noqa: E402
 
 NAME = "consumer_100rec_entries_457b_1core"
 ENTRY_RECORDS = 100
@@ -57,7 +59,7 @@ def fill(url: str, stream: str, records: int) -> int:
         pipeline = client.pipeline(transaction=False)
         for first in range(0, records, ENTRY_RECORDS):
             lines = [encode(event(number)) for number in range(first, first + ENTRY_RECORDS)]
-            pipeline.xadd(stream, {"r": b"\n".join(lines), "n": len(lines)})
+            pipeline.xadd(stream, {FIELD_RECORDS: b"\n".join(lines), FIELD_COUNT: len(lines)})
             if first // ENTRY_RECORDS % 50 == 49:
                 pipeline.execute()
         pipeline.execute()
@@ -65,7 +67,7 @@ def fill(url: str, stream: str, records: int) -> int:
 
 
 def event(number: int) -> dict[str, object]:
-    """One record of about 457 bytes as stored, 10 metadata pairs."""
+    """Return one record of about 457 bytes as stored, 10 metadata pairs."""
     return {
         "event_id": f"0197f3a2-7c4d-7e21-9b55-{number:012d}",
         "timestamp": "2026-01-31T23:59:59.123456Z",
@@ -105,7 +107,7 @@ def child(contender: str, url: str, stream: str, group: str) -> dict[str, float]
 
 
 def redis_py(url: str, stream: str, group: str) -> int:
-    """The loop that people write."""
+    """Run the loop that people write; return the number of records."""
     count = 0
 
     def handle(record: list[Any]) -> None:
@@ -126,7 +128,7 @@ def redis_py(url: str, stream: str, group: str) -> int:
 
 
 def once(contender: str, url: str, stream: str, group: str, core: int | None) -> dict[str, float]:
-    """One contender in a process of its own."""
+    """Run one contender in a process of its own."""
     command = [sys.executable, __file__, "--child", contender, url, stream, group, str(-1 if core is None else core)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output)
@@ -134,7 +136,7 @@ def once(contender: str, url: str, stream: str, group: str, core: int | None) ->
 
 
 def run(records: int, runs: int, cores: int) -> dict[str, Any]:
-    """All contenders, ``runs`` times; medians, and the ratios of paired runs."""
+    """Run all contenders ``runs`` times; return medians and the ratios of paired runs."""
     available = sorted(os.sched_getaffinity(0))
     reader_core = available[0]
     store_cores = {reader_core} if cores == 1 or len(available) == 1 else {available[1]}

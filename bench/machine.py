@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ LIBRARIES = ("falcon", "gunicorn", "hiredis", "httptools", "redis", "ujson", "uv
 PEER_LIBRARIES = ("fastapi", "flask", "granian", "uvicorn", "pydantic", "starlette", "werkzeug")
 
 
-def first_line(*words: str) -> str:
+def first_line(*words: str, directory: Path = ROOT) -> str:
     """First line a program prints, on either stream; empty if it is not there."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, timeout=20)
+        done = subprocess.run(words, capture_output=True, text=True, cwd=directory, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return next(iter((done.stdout + done.stderr).strip().splitlines()), "")
@@ -61,12 +62,26 @@ def _locked() -> dict[str, str]:
     return versions | {f"crate {name}": version for name, version in crates if name in wanted}
 
 
-def commit() -> str:
-    """The commit, with a mark where tracked files differ from it."""
-    name = first_line("git", "rev-parse", "--short=12", "HEAD")
+def commit(directory: Path = ROOT) -> str:
+    """The commit of a checkout, with a mark where tracked files differ from it."""
+    name = first_line("git", "rev-parse", "--short=12", "HEAD", directory=directory)
     if not re.fullmatch(r"[0-9a-f]{12,}", name):
         return "unknown"
-    return name + ("+changes" if first_line("git", "status", "--porcelain", "--untracked-files=no") else "")
+    changed = first_line("git", "status", "--porcelain", "--untracked-files=no", directory=directory)
+    return name + ("+changes" if changed else "")
+
+
+def python_build() -> str:
+    """How this interpreter was built: profile-guided and link-time optimization matter by tens of percent."""
+    arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    pgo, lto = "--enable-optimizations" in arguments, "--with-lto" in arguments
+    return f"{'with' if pgo else 'without'} PGO, {'with' if lto else 'without'} LTO, {platform.python_compiler()}"
+
+
+def interpreter(document: dict[str, Any]) -> str:
+    """The interpreter of a result, to continue a sentence about the machine; empty for results that do not say it."""
+    build = document["machine"].get("python_build")
+    return f"; Python {document['versions']['python']} built {build}" if build else ""
 
 
 def describe(store_version: str) -> dict[str, Any]:
@@ -79,6 +94,7 @@ def describe(store_version: str) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "memory_mb": _memory_mb(),
             "kernel": platform.release(),
+            "python_build": python_build(),
         },
         "versions": {
             "python": platform.python_version(),

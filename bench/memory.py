@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import machine, picture, procs
 from bench.load import saturate, single
-from bench.peers import PEERS, PROCESSES, ROOT, START_SECONDS_MAX, STOP_SECONDS_MAX, ask, free_port
+from bench.peers import PEERS, PROCESSES, ROOT, START_SECONDS_MAX, STOP_SECONDS_MAX, ask, port_of, reserve_port
 
 REQUESTS = 1_000_000
 STEP_SECONDS = 3
@@ -89,7 +89,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def observe(requests: int, connections: int, step_seconds: int) -> list[dict[str, Any]]:
     """Readings: requests answered so far, and the sizes then."""
     directory = Path(tempfile.mkdtemp(prefix="inlet-memory-"))
-    port = free_port()
+    reserved = reserve_port()
+    port = port_of(reserved)
     process = _start(directory, port)
     try:
         readings: list[dict[str, Any]] = [{"requests": 0, **read(process.pid)}]
@@ -104,6 +105,7 @@ def observe(requests: int, connections: int, step_seconds: int) -> list[dict[str
         return readings
     finally:
         _end(process)
+        reserved.close()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -136,6 +138,7 @@ def markdown(document: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     where = (
         f"{document['date']}, commit {document['commit']}; {box['cpu']}, {box['cores']} cores, Linux {box['kernel']}"
+        f"{machine.interpreter(document)}"
     )
     return "\n\n".join(["# Memory", f"{where}. PSS.", conclusion(document), "\n".join(lines)]) + "\n"
 

@@ -2,8 +2,8 @@
 
 python -m bench.micro --rounds 5
 
-``app`` is the whole WSGI call and its answer over a sink that stores nothing; ``app through Falcon`` the same by
-Falcon's own way to the responder; the others are its parts. The payload is the benchmark's, 467 bytes.
+``app`` is the whole WSGI call and its answer over a sink that stores nothing; ``app through Falcon`` is the same, but
+routed by Falcon, as every other path is; the others are its parts. The payload is the benchmark's, 467 bytes.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import gc
 import time
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, cast
+from typing import Any
 
-import falcon
 import ujson
 
 from bench.load import payload
-from wsgi import routes
-from wsgi.commit import DeferredCommit
-from wsgi.payload import PayloadLimits, parser
-from wsgi.record import RecordLimits, encoder
-from wsgi.resources import Ticket
+from inlet.stream.limits import RecordLimits
+from inlet.stream.record import encoder
+from wsgi.receivers import routes
+from wsgi.receivers.limits import PayloadLimits
+from wsgi.receivers.native import Native
+from wsgi.receivers.pipeline import Application, Endpoint, Ticket
 
 CALLS = 20_000
 """Calls of a run: a tenth of a second or so."""
@@ -36,43 +36,44 @@ class _Ticket:
         """Store nothing."""
 
     def addresses(self) -> list[tuple[str, int]]:
-        """None."""
+        """Return none."""
         return []
 
 
-class _Sink:
-    def __init__(self) -> None:
-        self._ticket = _Ticket()
+_TICKET = _Ticket()
 
-    def append(self, lines: list[bytes], level: int) -> Ticket:
-        """Keep nothing."""
-        return self._ticket
 
-    def check(self) -> None:
-        """Be ready."""
+def _append(lines: list[bytes], level: int) -> Ticket:
+    return _TICKET
 
 
 def cases() -> dict[str, Callable[[], object]]:
-    """Name -> one call."""
+    """Return one call of each case, by name."""
     body = payload()
-    application: Any = routes.create_app(_Sink(), parser(PayloadLimits(), RecordLimits()), payload_bytes_max=8_388_608)
-    slow = falcon.App(media_type="application/json")
-    slow.add_route(routes.INGEST, cast("DeferredCommit", application)._app.ingest)  # type: ignore[attr-defined]
-    through = DeferredCommit(slow, routes.refusal)
-    environ = {
+    limits, record_limits = PayloadLimits(), RecordLimits()
+    native = Native(limits, record_limits)
+    application = routes.create_app(
+        receivers={routes.INGEST: native},
+        append=_append,
+        readiness=lambda: None,
+        payload_bytes_max=limits.payload_bytes_max,
+    )
+    endpoint = Endpoint(native, _append, payload_bytes_max=limits.payload_bytes_max)
+    through = Application(routes.create_routes({routes.INGEST: endpoint}, lambda: None), {})
+    environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST", "PATH_INFO": "/ingest", "QUERY_STRING": "", "CONTENT_TYPE": "application/json",
         "CONTENT_LENGTH": str(len(body)), "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.errors": None, "HTTP_HOST": "localhost",
     }  # fmt: skip
-    read, encode, value = parser(PayloadLimits(), RecordLimits()).parse, encoder(RecordLimits()), ujson.loads(body)
+    encode, value = encoder(record_limits), ujson.loads(body)
     members = list(value.values())
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
-        """Hear it."""
+        """Do nothing."""
 
     def call(app: Any) -> Callable[[], object]:
         def one() -> object:
             env = environ.copy()
-            env["wsgi.input"] = BytesIO(body)  # type: ignore[assignment]  # an environ holds anything
+            env["wsgi.input"] = BytesIO(body)
             return list(app(env, start_response))
 
         return one
@@ -80,7 +81,7 @@ def cases() -> dict[str, Callable[[], object]]:
     return {
         "app": call(application),
         "app through Falcon": call(through),
-        "payload.parse": lambda: read(body, "application/json", None),
+        "native.read": lambda: native.read(environ, body),
         "record.encode": lambda: encode(value),
         "ujson.loads": lambda: ujson.loads(body),
         "ujson.dumps": lambda: ujson.dumps(members, False, False, False).encode(),
@@ -88,7 +89,7 @@ def cases() -> dict[str, Callable[[], object]]:
 
 
 def microseconds(one: Callable[[], object], calls: int) -> float:
-    """Of one call, over one run."""
+    """Return what one call takes, over one run of ``calls``."""
     began = time.perf_counter()
     for _ in range(calls):
         one()
@@ -96,7 +97,7 @@ def microseconds(one: Callable[[], object], calls: int) -> float:
 
 
 def run(rounds: int, calls: int = CALLS) -> dict[str, float]:
-    """The best of ``rounds`` runs of each case, interleaved."""
+    """Return the best of ``rounds`` runs of each case, interleaved."""
     gc.disable()
     table = cases()
     best = dict.fromkeys(table, float("inf"))

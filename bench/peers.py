@@ -60,6 +60,8 @@ class Peer:
     status: int = 202
     env: dict[str, str] = field(default_factory=dict)
     needs: Path | None = None
+    tree: Path = ROOT
+    """Working directory: where Inlet's own rows find the application."""
 
     def is_built(self) -> bool:
         """Whether it can be started."""
@@ -71,12 +73,27 @@ def _binary(name: str, what: str, loads: frozenset[str] = ONE, **options: object
     return Peer(name, what, lambda place: [str(path)], loads, needs=path, **options)  # type: ignore[arg-type]
 
 
-def _inlet(name: str, what: str, worker: tuple[str, ...], loads: frozenset[str] = ALL) -> Peer:
+INLET_WORKERS = {
+    "inlet": ("-k", "wsgi.worker.PhasedWorker"),
+    "inlet_gthread": ("-k", "gthread", "--threads", "8"),
+    # One thread, said here as well: with more, gunicorn runs gthread in place of sync.
+    "inlet_sync": ("-k", "sync", "--threads", "1"),
+}
+"""gunicorn's options of Inlet's own rows."""
+
+
+def inlet(name: str, what: str, worker: tuple[str, ...], loads: frozenset[str] = ALL, tree: Path = ROOT) -> Peer:
+    """Return a row of Inlet itself, from the checkout ``tree``."""
+
     def command(place: Place) -> list[str]:
         bind = ("--bind", f"127.0.0.1:{place.port}", "--workers", str(PROCESSES))
         return [sys.executable, "-m", "gunicorn", "app:application", "--log-level", "warning", *bind, *worker]
 
-    return Peer(name, what, command, loads)
+    return Peer(name, what, command, loads, env={"PYTHONPATH": str(tree)}, tree=tree)
+
+
+def _inlet(name: str, what: str, loads: frozenset[str] = ALL) -> Peer:
+    return inlet(name, what, INLET_WORKERS[name], loads)
 
 
 def _python(*words: str) -> list[str]:
@@ -131,9 +148,9 @@ _GO = {"GOMAXPROCS": str(PROCESSES)}
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        _inlet("inlet", "Inlet, on its own worker", ("-k", "wsgi.worker.PhasedWorker")),
-        _inlet("inlet_gthread", "Inlet on gunicorn's gthread", ("-k", "gthread", "--threads", str(THREADS))),
-        _inlet("inlet_sync", "Inlet on gunicorn's sync (a connection a request)", ("-k", "sync"), ONE - {OPEN}),
+        _inlet("inlet", "Inlet, on its own worker"),
+        _inlet("inlet_gthread", "Inlet on gunicorn's gthread"),
+        _inlet("inlet_sync", "Inlet on gunicorn's sync (a connection a request)", ONE - {OPEN}),
         _binary("go_article", "the article's Go service; stores nothing", stores=False, env=_GO),
         _binary("rust_article", "the article's Rust service; stores nothing", stores=False),
         # GOGC: fewer collections for a heap of a few MB more; the usual first step in tuning such a service.
@@ -163,7 +180,8 @@ class Running:
     def __init__(self, peer: Peer, store: Path, probe: tuple[str, str, dict[str, str], bytes]) -> None:
         self.peer, self._probe = peer, probe
         self._ended = False
-        self.port = free_port()
+        self._reserved = reserve_port()
+        self.port = port_of(self._reserved)
         self.directory = Path(tempfile.mkdtemp(prefix="inlet-peer-"))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("INLET_", "BENCH_"))}
         for name in ("REDIS_URL", "PORT", "WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"):
@@ -175,7 +193,7 @@ class Running:
         with open(self.directory / "peer.log", "wb") as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=peer.tree,
                 env=kept | given | peer.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -224,6 +242,7 @@ class Running:
 
     def __exit__(self, *error: object) -> None:
         self.end()
+        self._reserved.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -239,11 +258,21 @@ def ask(port: int, method: str, path: str, headers: dict[str, str], body: bytes)
         connection.close()
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def reserve_port() -> socket.socket:
+    """Return a socket that holds a TCP port of 127.0.0.1 until it is closed, so that no one else is given it.
+
+    The peer can listen on the port all the same: servers set SO_REUSEADDR, with which Linux lets sockets share a port
+    as long as only one of them listens (socket(7)).
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
+def port_of(holder: socket.socket) -> int:
+    """Return the port that it holds."""
+    return int(holder.getsockname()[1])
 
 
 def _run(words: list[str], directory: Path, **env: str) -> bool:

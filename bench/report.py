@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import picture
+from bench import machine, picture
 from bench.compare import RATE_FROM, XADD_BOUND, in_short
 from bench.peers import PEERS
 
@@ -172,8 +172,9 @@ def markdown(document: dict[str, Any]) -> str:
     parts = [
         "# Comparison",
         f"{document['date']}, commit {document['commit']}; {box['cpu']}, {box['cores']} cores, {box['memory_mb']} MB, "
-        f"Linux {box['kernel']}. {rounds} rounds of {options['seconds']} s, interleaved; medians over the rounds; a "
-        "ratio is the median of the rounds' ratios. The load generator and the store share the cores with the peer.",
+        f"Linux {box['kernel']}{machine.interpreter(document)}. "
+        f"{rounds} rounds of {options['seconds']} s, interleaved; medians over the rounds; "
+        "a ratio is the median of the rounds' ratios. The load generator and the store share the cores with the peer.",
     ]
     goals = targets(runs)
     if goals:

@@ -1,8 +1,12 @@
-"""What the tests over real parts share: gunicorn as a subprocess, raw HTTP over a socket, the stream read back."""
+"""What the tests over real parts share: gunicorn as a subprocess, raw HTTP over a socket, the stream read back.
+
+What lives here: starting, reaching and ending real parts. What must not: assertions about Inlet's behavior.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -20,8 +24,10 @@ import redis
 import ujson
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 """How long anything may take before a test fails: generous, since machines are shared."""
+SETTINGS = ("REDIS_URL", "PORT", "WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR")
+"""Environment variables that Inlet reads, beside those that start with ``INLET_``."""
 RECORD = {
     "event_id": "e-1",
     "timestamp": "2026-01-31T23:59:59.123Z",
@@ -46,17 +52,21 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLIN
 
 
 class Server:
-    """gunicorn in a process of its own on a free port, with everything it wrote to its log."""
+    """gunicorn in a process of its own on a free port, with everything it wrote to its log.
+
+    Raises AssertionError if it does not start, or if another worker class runs than ``-k`` asks for.
+    """
 
     def __init__(self, app: str, args: Iterable[str], env: dict[str, str], python: Iterable[str] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="inlet-"))
         self.log_path = self.directory / "gunicorn.log"
         inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("INLET_")
-            and name not in ("REDIS_URL", "PORT", "WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR")
+            name: value for name, value in os.environ.items() if not name.startswith("INLET_") and name not in SETTINGS
         }
+        # Of its own, so that whatever belongs to this server can be found and removed, orphans included.
+        self.temporary = self.directory / "tmp"
+        self.temporary.mkdir()
+        self._metrics: set[Path] = set()
         options = list(args)
         if not any(option in ("-b", "--bind") for option in options):
             options += ["--bind", "127.0.0.1:0"]
@@ -64,16 +74,19 @@ class Server:
             self.process = subprocess.Popen(
                 [*(python or (sys.executable,)), "-m", "gunicorn", app, *options],
                 cwd=ROOT,
-                env={"INLET_DATA_DIR": str(self.directory / "data"), **inherited, **env},
+                env={**inherited, "INLET_DATA_DIR": str(self.data_dir), "TMPDIR": str(self.temporary), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         try:
             wait_until(self._is_up, "gunicorn listens and its workers have booted")
+            asked = next((words[1] for words in itertools.pairwise(options) if words[0] == "-k"), None)
+            assert asked in (None, self.worker_class), f"-k {asked} runs {self.worker_class}"
         except BaseException:
             self.close()
             raise
+        self.metrics_directories()
         addresses = re.findall(r"Listening at: (.+) \(\d+\)", self.log())
         self.host, _, port = addresses[0].split(",")[0].removeprefix("http://").rpartition(":")
         self.port = int(port) if port.isdigit() else 0
@@ -86,6 +99,22 @@ class Server:
     def url(self) -> str:
         """Base URL."""
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def worker_class(self) -> str:
+        """The worker class that runs, by the name that gunicorn logs: ``sync``, ``gthread`` or an import path."""
+        return found[1] if (found := re.search(r"Using worker: (\S+)", self.log())) else ""
+
+    def metrics_directories(self) -> set[Path]:
+        """Directories made for the metrics that the workers have mapped; ``close`` removes any that is still there."""
+        maps = ""
+        for pid in self.workers():
+            with contextlib.suppress(OSError):
+                maps += Path(f"/proc/{pid}/maps").read_text()
+        self._metrics |= {
+            Path(path).parent for path in re.findall(r"\S+/inlet-metrics-\w+/\S+\.db$", maps, re.MULTILINE)
+        }
+        return self._metrics
 
     @property
     def data_dir(self) -> Path:
@@ -118,15 +147,21 @@ class Server:
         return self.process.wait(DEADLINE_SECONDS)
 
     def close(self) -> None:
-        """Stop it, whatever state it is in, and remove its directory."""
+        """Stop it, whatever state it is in, and remove what is left of it.
+
+        Raises AssertionError if it ended as it should and left a temporary file or its metrics behind.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.stop()
-        for pid in self.workers():
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        ended_well = self.process.poll() == 0
+        left = [str(path) for path in (*self.temporary.glob("*"), *self._metrics) if path.exists()]
         self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
+        kill_all(self.directory)
+        for path in self._metrics:
+            shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
+        assert not (ended_well and left), f"gunicorn left behind {left}"
 
     def connect(self) -> socket.socket:
         """A raw connection."""
@@ -153,6 +188,43 @@ def read_answer(connection: socket.socket, *, head: bool = False) -> tuple[int, 
         length = headers.get("content-length")
         body = b"" if head else stream.read(int(length)) if length else stream.read()
     return int(status_line.split()[1]), headers, body
+
+
+def processes_of(directory: Path) -> dict[int, str]:
+    """The living processes, but this one, that name ``directory`` in their environment or command line, or run in it.
+
+    By pid, with their command lines. valkey-server overwrites its environment with its title, so that alone is not
+    enough.
+    """
+    found: dict[int, str] = {}
+    name = str(directory).encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            where = os.readlink(process / "cwd").encode()
+            if int(process.name) != os.getpid() and name in words + b"\0" + where + (process / "environ").read_bytes():
+                found[int(process.name)] = words.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
+
+
+def kill_all(directory: Path) -> None:
+    """SIGKILL every process of ``directory``, and wait until they are gone. This process keeps its own children."""
+    while processes := processes_of(directory):
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def listen_on_a_free_port(client: Any) -> int:
+    """Let a running store listen on TCP as well; the port. Another process may take a port that was free just now."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        with contextlib.suppress(redis.ResponseError):
+            client.config_set("port", str(port))
+            return port
 
 
 def entries(client: Any, stream: str) -> list[tuple[str, dict[bytes, bytes]]]:

@@ -1,4 +1,4 @@
-"""wsgi.settings: what the environment may say, and the one line that tells when it may not."""
+"""wsgi.settings: what the environment may hold, and the one line that refuses anything else."""
 
 from __future__ import annotations
 
@@ -15,20 +15,12 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi.errors import SettingsError
-from wsgi.payload import PayloadLimits
-from wsgi.record import RecordLimits
-from wsgi.settings import (
-    SOCKET_NAME,
-    SOCKET_PATH_BYTES_MAX,
-    STREAM_CHARS_MAX,
-    STRING_BYTES_MAX,
-    Settings,
-    env_name,
-    load,
-    redacted,
-    store_url,
-)
+from inlet.stream.limits import RecordLimits
+from inlet.stream.place import SOCKET_NAME, SOCKET_PATH_BYTES_MAX, STREAM_CHARS_MAX, redacted
+from inlet.stream.retention import Retention
+from tests.support import ROOT
+from wsgi.receivers.limits import PayloadLimits
+from wsgi.settings import STRING_BYTES_MAX, Settings, SettingsError, env_name, load
 
 SECRET = "hunter2"
 
@@ -74,7 +66,7 @@ def test_the_process_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_importing_reads_no_environment() -> None:
-    code = "import wsgi.settings, wsgi.store"
+    code = "import wsgi.settings, wsgi.store.embedded"
     environ = {"INLET_STREAM": "{", "INLET_NO_SUCH": "1", "PORT": "x", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], env=environ, check=True, timeout=30)
 
@@ -116,7 +108,7 @@ def test_what_is_no_whole_number_is_refused(wrong: str) -> None:
 
 
 def test_an_unknown_variable_is_refused_with_a_guess() -> None:
-    assert fault({"INLET_STREEM": "x"}) == "INLET_STREEM='x' is no setting of Inlet; did you mean INLET_STREAM?"
+    assert fault({"INLET_STREEM": "x"}) == "INLET_STREEM='x' is not a setting of Inlet; did you mean INLET_STREAM?"
     assert "did you mean PORT?" in fault({"INLET_PORT": "80"})
     assert "did you mean REDIS_URL?" in fault({"INLET_REDIS_URL": "redis://h"})
     assert "did you mean INLET_STREAM?" in fault({"inlet_stream": "x"})
@@ -171,7 +163,7 @@ def test_a_bad_name_of_a_stream_is_refused(name: str) -> None:
 )
 def test_a_url_that_redis_py_reads_is_taken_as_it_is(url: str) -> None:
     settings = load({"REDIS_URL": url})
-    assert store_url(settings) == url
+    assert settings.store_url == url
     redis.ConnectionPool.from_url(url)
     assert SECRET not in redacted(url)
     assert SECRET not in repr(settings)
@@ -232,12 +224,12 @@ def test_a_secret_in_an_unknown_variable_is_not_shown() -> None:
 
 
 def test_the_embedded_store_is_the_default_and_its_directory_absolute(tmp_path: Path) -> None:
-    assert store_url(load({"INLET_DATA_DIR": "/var/lib/x/../inlet"})) == f"unix:///var/lib/inlet/{SOCKET_NAME}"
-    assert store_url(load({"INLET_DATA_DIR": "store"})) == f"unix://{Path.cwd()}/store/{SOCKET_NAME}"
+    assert load({"INLET_DATA_DIR": "/var/lib/x/../inlet"}).store_url == f"unix:///var/lib/inlet/{SOCKET_NAME}"
+    assert load({"INLET_DATA_DIR": "store"}).store_url == f"unix://{Path.cwd()}/store/{SOCKET_NAME}"
 
 
 def test_redis_py_finds_the_path_that_was_meant_in_the_url() -> None:
-    url = store_url(load({"INLET_DATA_DIR": "/srv/a b/100%?#é"}))
+    url = load({"INLET_DATA_DIR": "/srv/a b/100%?#é"}).store_url
     pool = redis.ConnectionPool.from_url(url)
     assert pool.connection_kwargs["path"] == f"/srv/a b/100%?#é/{SOCKET_NAME}"
 
@@ -258,10 +250,28 @@ def test_a_long_value_is_cut_in_the_line() -> None:
     assert len(fault({"INLET_STREAM": "x" * 100_000})) < 300
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "values"),
+    [
+        ("INLET_DURABILITY", "bogus", "received, stored, synced, replicated; unset it for stored"),
+        ("INLET_RETENTION_UNREAD", "foo", "keep, drop; unset it for keep"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_refused_with_the_choices(variable: str, value: str, values: str) -> None:
+    assert fault({variable: value}) == f"{variable}={value!r} must be one of {values}"
+
+
+def test_retention_is_checked_with_the_other_settings() -> None:
+    assert "'7d' must be one of age=7d" in fault({"INLET_RETENTION": "7d"})
+    settings = load({"INLET_RETENTION": "age=7d,entries=10", "INLET_RETENTION_UNREAD": "drop"})
+    assert settings.keep == Retention(age_ms=604_800_000, entries=10, unread="drop")
+    assert load({}).keep is None
+
+
 @pytest.mark.parametrize(("value", "status"), [("2", 0), ("many", 1)])
 def test_the_environment_can_be_checked_without_starting_anything(value: str, status: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "wsgi.settings"], cwd=Path(__file__).resolve().parent.parent,
+        [sys.executable, "-m", "wsgi.settings"], cwd=ROOT,
         env={**os.environ, "WEB_CONCURRENCY": value}, capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == status

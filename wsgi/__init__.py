@@ -1,5 +1,15 @@
-"""Inlet's service. To follow one record from its socket to its entry ID, read in this order:
+"""Inlet's server side: what a deployment runs.
 
-``worker`` (bytes -> WSGI request), ``commit`` (the answer waits for its batch), ``resources`` (one request),
-``payload`` and ``record`` (body -> lines), ``sink`` (lines -> entry). ``routes`` ties them together.
+To follow one record from its request to its entry ID, read six modules in this order:
+
+1. ``wsgi.server.turn``          calls the application for every request that is ready, then iterates every answer
+2. ``wsgi.receivers.pipeline``   one request: receive, append, and an answer that waits for the commit
+3. ``wsgi.receivers.native``     the body -> lines and rejections
+4. ``inlet.stream.record``       one record: validate and encode
+5. ``wsgi.sink.batches``         lines -> the open batch -> a commit
+6. ``wsgi.sink.link``            a commit -> XADD -> entry IDs
+
+Before them, ``wsgi.server.connection`` turns bytes into a request. Beside them: ``wsgi.problems`` is the table of every
+refusal, ``wsgi.sink.circuit`` decides whether records may be taken now, ``wsgi.store`` runs the embedded store, and
+``wsgi.settings`` reads the environment. ``app.py`` puts the parts together.
 """

@@ -39,7 +39,10 @@ if _directory:
 _registry = CollectorRegistry()
 
 REQUESTS = Counter(
-    "inlet_requests", "Requests to /ingest answered, by status and reason.", ["status", "reason"], registry=_registry
+    "inlet_requests",
+    "Requests for records answered, and requests refused before a receiver saw them (receiver none).",
+    ["receiver", "status", "reason"],
+    registry=_registry,
 )
 RECORDS_STORED = Counter("inlet_records_stored", "Records stored in the stream.", registry=_registry)
 RECORDS_REJECTED = Counter(
@@ -60,7 +63,7 @@ UNKNOWN_MEMBERS = Counter(
 COMMITS_FAILED = Counter("inlet_commits_failed", "Commits that failed, by reason.", ["reason"], registry=_registry)
 COMMIT_SECONDS = Histogram(
     "inlet_commit_seconds",
-    "Time from a commit's first byte to its last reply.",
+    "Time from the first byte of a commit to its last reply, without connecting.",
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=_registry,
 )

@@ -1,6 +1,6 @@
 """A mutation fuzzer: bytes that were a request over HTTP, bytes that were a body into the parser.
 
-``python -m tests.faults.fuzz --seconds 600 [--seed N]`` runs it by hand; the tests run it for less.
+``python -m tests.faults.fuzz --cases 100000 [--seed N]`` runs it by hand; the tests run fewer, always the same.
 
 What lives here: seeds, mutations, and what must hold for every case. What must not: hypothesis (``test_fuzz``).
 """
@@ -16,19 +16,23 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import ujson
 
+from inlet.stream.errors import RecordInvalid, RecordTooLarge
+from inlet.stream.limits import RecordLimits
 from tests.faults.load import http_post
 from tests.faults.rig import STREAM, Rig
 from tests.support import ROOT, record
-from wsgi.errors import ClientError
-from wsgi.payload import Parsed, PayloadLimits, parser
-from wsgi.record import RecordLimits
+from wsgi.problems import ClientError
+from wsgi.receivers.decompress import decompress
+from wsgi.receivers.limits import PayloadLimits
+from wsgi.receivers.native import Native
+from wsgi.receivers.pipeline import NothingAccepted
 
-Parse = Callable[[bytes, str | None, str | None], Parsed]
+PAYLOAD_BYTES_MAX = 1_000_000
 ANSWER_SECONDS = 30.0
 WARM_CASES = 300
 """Cases before the workers' memory is measured for the first time: caches are full by then."""
@@ -121,17 +125,15 @@ class HttpFuzz:
     def __post_init__(self) -> None:
         self._allowed = documented()
 
-    def run(self, seconds: float) -> None:
-        """Fuzz for so long; raise AssertionError, with the bytes, on the first case that breaks a rule."""
+    def run(self, cases: int) -> None:
+        """Run so many cases, over WARM_CASES; raise AssertionError, with the bytes, on the first that breaks a rule."""
         drawn = random.Random(self.seed)
         workers = self.rig.server.workers()
         memory: dict[int, int] = {}
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while self.cases < cases:
             if self.cases == WARM_CASES:
                 memory = {pid: resident(pid) for pid in workers}
             self.case(mutate(drawn, drawn.choice(REQUESTS), REQUESTS), drawn)
-        assert memory, f"only {self.cases} cases in {seconds} s"
         assert self.rig.server.workers() == workers, "a worker died"
         log = self.rig.server.log()
         assert "Traceback" not in log, log[log.index("Traceback") :][:3_000]
@@ -196,24 +198,24 @@ def resident(pid: int) -> int:
         return int(file.read().split()[1]) * 4_096
 
 
-def fuzz_payload(seconds: float, seed: int = 0) -> Counter[str]:
-    """Mutated bodies into the parser: only ClientError may escape, every line is what docs/protocol.md says."""
+def fuzz_payload(cases: int, seed: int = 0) -> Counter[str]:
+    """Decode and parse mutated bodies: only documented errors may escape, every line is as docs/protocol.md says."""
     drawn, outcomes = random.Random(seed), Counter[str]()
-    parse = parser(PayloadLimits(payload_bytes_max=1_000_000), RecordLimits()).parse
+    receiver = Native(PayloadLimits(payload_bytes_max=PAYLOAD_BYTES_MAX), RecordLimits())
     seeds = [body for body, _, _ in BODIES]
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    for _ in range(cases):
         body, content_type, encoding = drawn.choice(BODIES)
         body = mutate(drawn, body, seeds)
-        outcomes[payload_case(parse, body, content_type or None, encoding or None)] += 1
+        outcomes[payload_case(receiver, body, content_type, encoding)] += 1
     return outcomes
 
 
-def payload_case(parse: Parse, body: bytes, content_type: str | None, encoding: str | None) -> str:
-    """One body; its outcome as a word."""
+def payload_case(receiver: Native, body: bytes, content_type: str, encoding: str) -> str:
+    """Return the outcome of one body, as a word."""
     try:
-        parsed = parse(body, content_type, encoding)
-    except ClientError as error:
+        decoded = decompress(body, encoding, PAYLOAD_BYTES_MAX) if encoding else body
+        parsed = receiver.read({"CONTENT_TYPE": content_type} if content_type else {}, decoded)
+    except (ClientError, RecordInvalid, RecordTooLarge, NothingAccepted) as error:
         return error.reason
     for line in parsed.lines:
         # Strictly JSON (RFC 8259): the standard library, without its own extensions.
@@ -230,17 +232,19 @@ def _refuse(constant: str) -> None:
 
 
 def main() -> None:
-    """By hand, for longer."""
+    """Fuzz by hand, for longer."""
     options = argparse.ArgumentParser(prog="python -m tests.faults.fuzz", description=__doc__)
-    options.add_argument("--seconds", type=float, default=60)
+    options.add_argument(
+        "--cases", type=int, default=10_000, help="over HTTP; bodies for the parser are ten times as many"
+    )
     options.add_argument("--seed", type=int, default=int(time.time()), help="printed, so that a run can be repeated")
     chosen = options.parse_args()
     print(f"seed {chosen.seed}", flush=True)
     with Rig("stored") as rig:
         http = HttpFuzz(rig, chosen.seed)
-        http.run(chosen.seconds * 2 / 3)
+        http.run(chosen.cases)
     print(f"HTTP: {http.cases} cases, {http.cut} cut; answers {dict(sorted(http.statuses.items()))}", flush=True)
-    outcomes = fuzz_payload(chosen.seconds / 3, chosen.seed)
+    outcomes = fuzz_payload(10 * chosen.cases, chosen.seed)
     print(f"payload: {outcomes.total()} cases: {dict(outcomes.most_common())}")
 
 

@@ -1,9 +1,9 @@
-"""The oracle: what the clients were told against what the stream holds.
+"""The oracle: the answers that clients got against what the stream holds.
 
 What lives here: reading the stream back, and the judgement. What must not: faults, load, deadlines.
 
-    told 202                                  in the stream, exactly once
-    told 4xx, or a 503 that says "not stored" not in it
+    202                                       in the stream, exactly once
+    4xx, or a 503 that says "not stored"      not in it
     any other 5xx, a reset, a timeout         in it at most once
 """
 
@@ -25,11 +25,11 @@ PAGE_ENTRIES = 1_000
 class Verdict(NamedTuple):
     """Counts of records. ``lost``, ``doubled``, ``false_refusals`` and ``strangers`` must be 0."""
 
-    answered: int  # told 202
+    answered: int  # with a 202
     found: int  # of these, in the stream
     lost: int  # of these, not in the stream
     doubled: int  # of all that were sent, in the stream more than once
-    false_refusals: int  # told that they were not stored, and in the stream
+    false_refusals: int  # reported as not stored, and in the stream
     unknown_found: int  # outcome unknown to the client, and in the stream
     strangers: int  # in the stream, and never sent
 
@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
         wrong = {
             "lost": 0 if may_lose else self.lost,
             "doubled": self.doubled,
-            "told refused, but stored": self.false_refusals,
+            "refused, but stored": self.false_refusals,
             "never sent, but stored": self.strangers,
         }
         return ", ".join(f"{count} {what}" for what, count in wrong.items() if count)

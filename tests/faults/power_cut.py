@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import shutil
 import signal
@@ -84,6 +85,17 @@ def traced(pid: int, output: Path, *expressions: str) -> Iterator[None]:
         if tracer.poll() is None:
             tracer.send_signal(signal.SIGINT)
         tracer.wait(DEADLINE_SECONDS)
+
+
+def freeze(pid: int, trace: Path) -> None:
+    """SIGSTOP a traced process, and wait until its main thread has stopped; ``trace`` is strace's output.
+
+    /proc does not tell this stop from those that strace makes at each call.
+    """
+    stop = re.compile(rf"^{pid} .*--- stopped by SIGSTOP ---$", re.MULTILINE)
+    before = len(stop.findall(trace.read_text()))
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: len(stop.findall(trace.read_text())) > before, "the traced process stops")
 
 
 def calls(trace: str) -> list[Call]:
@@ -163,12 +175,12 @@ class Cut(NamedTuple):
 
 def worst_cut(disk: Disk, where: dict[str, int], answers: list[Answer]) -> Cut:
     """The cut that loses the most. It comes just after an answer: only an answer adds to what may be lost."""
-    told: list[int] = []  # of each record answered 202 so far, where it ends in the file; sorted
+    ends: list[int] = []  # of each record answered 202 so far, where it ends in the file; sorted
     worst = Cut(0.0, 0, 0, -1)
     for answer in sorted(answers, key=lambda answer: answer.ended):
         for event_id in answer.promised:
-            insort(told, where.get(event_id, MISSING))
+            insort(ends, where.get(event_id, MISSING))
         size = disk.durable(answer.ended)
-        lost = len(told) - bisect_right(told, size)
-        worst = max(worst, Cut(answer.ended, size, len(told), lost), key=lambda cut: (cut.lost, cut.answered))
+        lost = len(ends) - bisect_right(ends, size)
+        worst = max(worst, Cut(answer.ended, size, len(ends), lost), key=lambda cut: (cut.lost, cut.answered))
     return worst

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 from tests.faults.load import REFUSED, RESET, Answer
 from tests.faults.rig import WORKERS, Rig
-from tests.faults.scenario import Fault, anything, told
+from tests.faults.scenario import Fault, anything, reported
+from tests.faults.store_faults import write_before_answers
 from tests.support import wait_until
 
 KILLS = 4
@@ -125,21 +126,15 @@ def embedded_store_killed(rig: Rig) -> Iterator[None]:
     """SIGKILL to the embedded store; gunicorn's master starts it again on the same files."""
     lock = rig.server.data_dir / "valkey.lock"
     before = lock.read_text()
-    wait_until(functools.partial(written, rig), "no fsync is in progress")
+    with rig.reader() as client:
+        write_before_answers(client)
     os.kill(int(before), signal.SIGKILL)
     yield
     wait_until(lambda: lock.read_text() not in ("", before), "the master has started another store")
 
 
-def written(rig: Rig) -> bool:
-    """Whether all that the embedded store answered is in its file: see ``store_faults.kill_between_fsyncs``."""
-    with rig.reader() as client:
-        info = client.info("persistence")
-    return bool(info["aof_pending_bio_fsync"] == 0 and info["aof_buffer_length"] == 0)
-
-
 FAULTS = [
-    Fault(name="workers killed (SIGKILL)", inject=workers_killed, seen=told(RESET), levels=ALL_LEVELS),
+    Fault(name="workers killed (SIGKILL)", inject=workers_killed, seen=reported(RESET), levels=ALL_LEVELS),
     Fault(name="HUP under load", inject=reloaded, seen=anything),
     Fault(name="TTIN and TTOU under load", inject=scaled, seen=anything),
     Fault(
@@ -148,7 +143,7 @@ FAULTS = [
         seen=anything,
         rig={"args": ("--max-requests", str(REQUESTS_MAX))},
     ),
-    Fault(name="TERM under load", inject=ended, seen=told(REFUSED), levels=ALL_LEVELS, recovers=False),
+    Fault(name="TERM under load", inject=ended, seen=reported(REFUSED), levels=ALL_LEVELS, recovers=False),
     Fault(name="no file descriptor left", inject=out_of_descriptors, seen=stalled, rig=FEW_DESCRIPTORS),
     Fault(
         name="no file descriptor left, the store's connections cut",
@@ -159,7 +154,7 @@ FAULTS = [
     Fault(
         name="embedded store killed (SIGKILL)",
         inject=embedded_store_killed,
-        seen=told("sink-unavailable", "sink-outcome-unknown"),
+        seen=reported("sink-unavailable", "sink-outcome-unknown"),
         levels=("stored", "synced"),
         rig={"own_store": False},
     ),

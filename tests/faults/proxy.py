@@ -16,7 +16,7 @@ BEFORE = "before"  # a request comes: reset, nothing forwarded
 MIDDLE = "middle"  # the first half of the request is forwarded, then reset
 AFTER = "after"  # the request is forwarded, and reset instead of the reply
 HALF_REPLY = "half reply"  # half of the reply is forwarded, then reset
-HOLE = "hole"  # nothing passes, nobody is told; it arrives once the hole is gone
+HOLE = "hole"  # nothing passes, and neither side learns of it; it arrives once the hole is gone
 REFUSE = "refuse"  # reset every connection, new ones as soon as they are made
 
 CHUNK_BYTES = 65_536
@@ -99,7 +99,8 @@ class Proxy:
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
                 return
-            await self._wait_for_the_hole()
+            if not await self._may_pass():
+                return
             writer.write(data)
             await writer.drain()
 
@@ -113,15 +114,18 @@ class Proxy:
                     await writer.drain()
                     await asyncio.sleep(HOLE_POLL_SECONDS)
                 return
-            await self._wait_for_the_hole()
+            if not await self._may_pass():
+                return
             writer.write(data)
             await writer.drain()
 
-    async def _wait_for_the_hole(self) -> None:
+    async def _may_pass(self) -> bool:
+        """Wait while there is a hole; False where it ends in a reset, with which all that it held is lost."""
         if self.mode == HOLE:
             self.hits += 1
         while self.mode == HOLE:
             await asyncio.sleep(HOLE_POLL_SECONDS)
+        return self.mode != REFUSE
 
 
 async def _cancel(tasks: set[asyncio.Task[None]]) -> None:

@@ -11,7 +11,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from tests.faults.load import PACE_SECONDS, Load
 from tests.faults.oracle import Verdict, connect, judge, read_back
 from tests.faults.proxy import Proxy
 from tests.support import DEADLINE_SECONDS, Server, wait_until
-from wsgi.store import _server_binary
+from wsgi.store.server import server_binary
 
 WORKERS = 2
 WORKER_ARGS: tuple[str, ...] = ()
@@ -57,7 +56,7 @@ _names = itertools.count()
 
 
 class Store:
-    """A valkey-server of the test's own on ``socket_path``; with ``port``, also on TCP, for a replica."""
+    """A valkey-server of the test's own on ``socket_path``, and on no port."""
 
     def __init__(self, options: Mapping[str, str], *, prefix: Sequence[str] = ()) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="inlet-"))
@@ -66,7 +65,6 @@ class Store:
         self._inside = self.directory
         self.socket_path = str(self.root / "valkey.sock")
         self.log_path = self.root / "valkey.log"
-        self.port = free_port()
         self._options, self._prefix = dict(options), list(prefix)
         self._env = dict(os.environ)
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,13 +98,13 @@ class Store:
     def launch(self, **more: str) -> None:
         """Start the process; ``more`` are options of this start alone, ``_`` for ``-``."""
         options = {
-            **OPTIONS, "dir": str(self._inside), "unixsocket": self.socket_path, "port": str(self.port),
+            **OPTIONS, "dir": str(self._inside), "unixsocket": self.socket_path, "port": "0",
             **self._options, **{name.replace("_", "-"): value for name, value in more.items()},
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, _server_binary(), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*self._prefix, server_binary(), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self._env,
             )  # fmt: skip
 
@@ -156,13 +154,6 @@ class Store:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def free_port() -> int:
-    """A port that nobody listens on: the store cannot be told to choose one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Mount(NamedTuple):
     """A file system in a mount namespace of its own, which goes with the process that holds it."""
 
@@ -205,7 +196,6 @@ class Rig:
         *,
         proxied: bool = False,
         replica: bool = False,
-        linked: bool = False,
         own_store: bool = True,
         options: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
@@ -222,12 +212,11 @@ class Rig:
         self._options = {**fsync, **(options or {})}
         self._prefix, self._clock, self._disk_bytes = prefix, clock, disk_bytes
         self._proxied, self._replicated, self._own_store = proxied, replica or level == "replicated", own_store
-        self._linked = linked  # the replica is reached through a proxy, which can leave it behind
         self._env, self._args, self._python = dict(env or {}), list(args), list(python)
         self.store: Store
         self.replica: Store
         self.proxy: Proxy  # between the server and the store
-        self.link: Proxy  # between the store and the replica
+        self.link: Proxy  # between the replica and the store that it follows, which has no port
         self.holder: Store  # of the stream in the end
         self.server: Server
         self.load: Load
@@ -256,12 +245,9 @@ class Rig:
             self.holder = self.store
             env["REDIS_URL"] = self.store.url
         if self._replicated:
-            port = self.store.port
-            if self._linked:
-                self.link = Proxy(self.store.socket_path)
-                stack.callback(self.link.close)
-                port = self.link.port
-            self.replica = Store({**self._options, "replicaof": f"127.0.0.1 {port}"})
+            self.link = Proxy(self.store.socket_path)
+            stack.callback(self.link.close)
+            self.replica = Store({**self._options, "replicaof": f"127.0.0.1 {self.link.port}"})
             stack.callback(self.replica.close)
             self.replica.start()
             wait_until(self.in_step, "the replica is in step")

@@ -21,14 +21,14 @@ WARM_ANSWERS = 60
 """202s before the fault: load flows."""
 RECOVERED_ANSWERS = 40
 """202s to requests sent after the fault's end: load flows again."""
-SEEN_SECONDS = 15.0
-"""How long a fault may take to show in the answers."""
-RECOVERY_SECONDS = 15.0
-"""How long recovery may take: generous, since machines are shared; the row tells what it took."""
+SEEN_SECONDS = 60.0
+"""How long a fault may take to show in the answers: generous, since machines are shared."""
+RECOVERY_SECONDS = 60.0
+"""How long recovery may take; the row has what it took."""
 LOG_CHARS = 3_000
 """How much of the server's log a failure quotes."""
 STATUSES = frozenset((0, 202, 408, 422, 429, 503))
-"""What a client may be told by the load of ``load`` whatever happens to the store; 0 is a connection that ended."""
+"""Every status that the load of ``load`` may get, whatever happens to the store; 0 is a connection that ended."""
 
 Seen = Callable[[Rig, list[Answer]], bool]
 
@@ -62,7 +62,7 @@ class Row:
 
     name: str
     level: str
-    told: str
+    answers: str
     recovered: float | None
     slowest: float
     verdict: Verdict
@@ -87,20 +87,20 @@ def through(fault: Fault, rig: Rig, *, calm_seconds: float = 0.0) -> Row:
     with fault.inject(rig):
         wait_until(lambda: fault.seen(rig, load.since(began)), f"{fault.name} shows in the answers", SEEN_SECONDS)
         time.sleep(fault.hold_seconds)
-    mended = time.time()
+    undone = time.time()
     if fault.recovers:
-        wait_until(lambda: len(load.accepted(mended)) >= RECOVERED_ANSWERS, "load flows again", RECOVERY_SECONDS)
+        wait_until(lambda: len(load.accepted(undone)) >= RECOVERED_ANSWERS, "load flows again", RECOVERY_SECONDS)
     time.sleep(calm_seconds)
     load.stop()
     during = load.since(began)
-    back = min((answer.ended for answer in load.accepted(mended)), default=None)
+    back = min((answer.ended for answer in load.accepted(undone)), default=None)
     verdict = rig.verdict()
     assert verdict.lost or rig.level not in fault.must_lose, "nothing was lost: the fault was none"
     return Row(
         name=fault.name,
         level=rig.level,
-        told=summary(during) or "every request answered 202",
-        recovered=None if back is None else back - mended,
+        answers=summary(during) or "every request answered 202",
+        recovered=None if back is None else back - undone,
         slowest=max(answer.seconds for answer in during),
         verdict=verdict,
         wrong=wrong(verdict, during, rig.server.log(), may_lose=rig.level in fault.loses),
@@ -109,12 +109,12 @@ def through(fault: Fault, rig: Rig, *, calm_seconds: float = 0.0) -> Row:
 
 @contextlib.contextmanager
 def explained(rig: Rig) -> Iterator[None]:
-    """Add to a failure what the clients were told and what the server logged."""
+    """Add to a failure the answers that the clients got and what the server logged."""
     try:
         yield
     except AssertionError as error:
-        told = summary(rig.load.since(0.0)) or "202"
-        raise AssertionError(f"{error}\ntold: {told}\nlog: {rig.server.log()[-LOG_CHARS:]}") from error
+        answers = summary(rig.load.since(0.0)) or "202"
+        raise AssertionError(f"{error}\nanswers: {answers}\nlog: {rig.server.log()[-LOG_CHARS:]}") from error
 
 
 def wrong(verdict: Verdict, answers: list[Answer], log: str, *, may_lose: bool) -> str:
@@ -130,7 +130,7 @@ def wrong(verdict: Verdict, answers: list[Answer], log: str, *, may_lose: bool) 
     return "; ".join(fault for fault in faults if fault)
 
 
-def told(*reasons: str) -> Seen:
+def reported(*reasons: str) -> Seen:
     """A client was given one of these reasons (problem documents' slugs, or how a connection ended)."""
     return lambda rig, answers: any(answer.reason in reasons for answer in answers)
 

@@ -70,7 +70,7 @@ def cycle(rig: Rig, fault: Fault, pace: float) -> str:
 
 
 def main() -> None:
-    """Soak. Raises AssertionError, with what clients were told and the log, where anything is wrong."""
+    """Soak. Raises AssertionError, with the answers and the log, where anything is wrong."""
     options = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     options.add_argument("--minutes", type=float, default=10)
     options.add_argument("--seed", type=int, default=int(time.time()), help="printed, so that a run can be repeated")

@@ -1,6 +1,6 @@
 """Faults of the store: killed, stopped, slow, full, read-only, loading, locked, misused.
 
-What lives here: how each is made and mended, and how it must show. What must not: the order of a scenario.
+What lives here: how each is made and undone, and how it must show. What must not: the order of a scenario.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -21,7 +22,7 @@ from tests.faults import power_cut
 from tests.faults.load import Answer
 from tests.faults.oracle import connect
 from tests.faults.rig import FAKETIME, STREAM, Rig, Store, no_private_mount, stopped
-from tests.faults.scenario import WARM_ANSWERS, Fault, delayed, told
+from tests.faults.scenario import WARM_ANSWERS, Fault, delayed, reported
 from tests.support import wait_until
 
 Command = tuple[str | int, ...]
@@ -35,34 +36,38 @@ FSYNC_MICROSECONDS = 1_200_000
 UNWRITTEN_BYTES = 16_384
 DISK_BYTES = 16 * 2**20
 
-AWAY = told("sink-unavailable", "sink-outcome-unknown")
-REFUSES = told("sink-unavailable")
-FULL = told("sink-unavailable", "store-full")
-MISUSED = told("sink-misconfigured")
-DISK = told("sink-unavailable", "sink-outcome-unknown", "store-full")
-REFUSES_OR_MISUSED = told("sink-unavailable", "sink-misconfigured")
-UNKNOWN = told("sink-outcome-unknown", "durability-timeout")
+AWAY = reported("sink-unavailable", "sink-outcome-unknown")
+REFUSES = reported("sink-unavailable")
+FULL = reported("sink-unavailable", "store-full")
+MISUSED = reported("sink-misconfigured")
+DISK = reported("sink-unavailable", "sink-outcome-unknown", "store-full")
+REFUSES_OR_MISUSED = reported("sink-unavailable", "sink-misconfigured")
+UNKNOWN = reported("sink-outcome-unknown", "durability-timeout")
+SLOW = delayed(0.5)
 ALL_LEVELS = ("stored", "synced", "replicated")
 
 
-def kill_between_fsyncs(store: Store) -> None:
-    """SIGKILL, while all that was answered is written to the append-only file.
+def kill_once_written(store: Store) -> None:
+    """SIGKILL, when all that was answered is certain to be in the append-only file.
 
-    Under ``everysec`` a store puts off write(2) while an fsync is in progress (see ``killed_in_fsync``).
+    Under ``everysec`` a store puts off write(2) while an fsync is in progress (see ``killed_in_fsync``), and answers
+    meanwhile. Under the other policies it never answers before the write.
     """
-
-    def written() -> bool:
-        info = store.command("INFO", "persistence")
-        return bool(info["aof_pending_bio_fsync"] == 0 and info["aof_buffer_length"] == 0)
-
-    wait_until(written, "no fsync is in progress")
+    with store.client() as client:
+        write_before_answers(client)
     store.kill()
+
+
+def write_before_answers(client: Any) -> None:
+    """Let a store write all that it answers from now on, and what it has put off; whether it syncs it or not."""
+    if client.config_get("appendfsync")["appendfsync"] == "everysec":
+        client.config_set("appendfsync", "no")
 
 
 @contextlib.contextmanager
 def killed(rig: Rig) -> Iterator[None]:
     """SIGKILL; then started again on the same files."""
-    kill_between_fsyncs(rig.store)
+    kill_once_written(rig.store)
     try:
         yield
     finally:
@@ -88,8 +93,10 @@ def killed_in_fsync(rig: Rig) -> Iterator[None]:
     ``always`` it answers nobody.
     """
     slow = f"inject=fdatasync:delay_enter={FSYNC_MICROSECONDS}"
-    with power_cut.traced(rig.store.pid, rig.store.root / "slow", "trace=fdatasync", slow):
-        wait_until(functools.partial(answered_in_fsync, rig, time.time()), "an fsync is slow")
+    trace = rig.store.root / "slow"
+    with power_cut.traced(rig.store.pid, trace, "trace=fdatasync", slow):
+        began = time.time()
+        wait_until(functools.partial(caught_in_fsync, rig, began, trace), "an fsync is slow")
         rig.store.kill()
     try:
         yield
@@ -97,11 +104,23 @@ def killed_in_fsync(rig: Rig) -> Iterator[None]:
         rig.store.start()
 
 
-def answered_in_fsync(rig: Rig, began: float) -> bool:
-    """Whether enough was answered during an fsync; at ``synced``, that the answers wait for it."""
+def caught_in_fsync(rig: Rig, began: float, trace: Path) -> bool:
+    """Whether a kill now certainly takes what was answered; at ``synced``, whether the answers wait for the fsync.
+
+    What was answered is looked for in the file while the store is stopped; otherwise it could still write it.
+    """
     if rig.level == "synced":
         return any(answer.seconds > FSYNC_MICROSECONDS / 2e6 for answer in rig.load.since(began))
-    return bool(rig.store.command("INFO", "persistence")["aof_buffer_length"] > UNWRITTEN_BYTES)
+    if rig.store.command("INFO", "persistence")["aof_buffer_length"] <= UNWRITTEN_BYTES:
+        return False
+    power_cut.freeze(rig.store.pid, trace)
+    (file,) = rig.store.directory.glob("appendonlydir/*.incr.aof")
+    content = file.read_bytes()
+    promised = [event_id for answer in rig.load.accepted(began) for event_id in answer.promised]
+    if any(b'["%b"' % event_id.encode() not in content for event_id in promised):
+        return True
+    rig.store.signal(signal.SIGCONT)
+    return False
 
 
 @contextlib.contextmanager
@@ -111,8 +130,8 @@ def halted(rig: Rig) -> Iterator[None]:
         yield
 
 
-def refused_by(make: Sequence[Command], mend: Sequence[Command]) -> Callable[[Rig], AbstractContextManager[None]]:
-    """A fault that commands make, and commands mend."""
+def refused_by(make: Sequence[Command], undo: Sequence[Command]) -> Callable[[Rig], AbstractContextManager[None]]:
+    """A fault that commands make, and commands undo."""
 
     @contextlib.contextmanager
     def inject(rig: Rig) -> Iterator[None]:
@@ -121,26 +140,24 @@ def refused_by(make: Sequence[Command], mend: Sequence[Command]) -> Callable[[Ri
         try:
             yield
         finally:
-            for command in mend:
+            for command in undo:
                 rig.store.command(*command)
 
     return inject
 
 
-def paused(milliseconds: int) -> Callable[[Rig], AbstractContextManager[None]]:
-    """Writes wait this long in the store, and then are done."""
-    return refused_by([("CLIENT", "PAUSE", milliseconds, "WRITE")], [("CLIENT", "UNPAUSE")])
+def repeated(*command: str | int) -> Callable[[Rig], AbstractContextManager[None]]:
+    """A command that holds the store up for a second, again until a client has noticed."""
 
-
-@contextlib.contextmanager
-def asleep(rig: Rig) -> Iterator[None]:
-    """DEBUG SLEEP: the store does nothing at all for a second."""
-    sleeper = threading.Thread(target=rig.store.command, args=("DEBUG", "SLEEP", "1"))
-    sleeper.start()
-    try:
+    @contextlib.contextmanager
+    def inject(rig: Rig) -> Iterator[None]:
+        began = time.time()
+        while not SLOW(rig, rig.load.since(began)):
+            rig.store.command(*command)
+            time.sleep(1)
         yield
-    finally:
-        sleeper.join()
+
+    return inject
 
 
 @contextlib.contextmanager
@@ -150,7 +167,7 @@ def loading(rig: Rig) -> Iterator[None]:
         for number in range(FILLER_KEYS):
             pipeline.set(f"filler:{number}", number)
         pipeline.execute()
-    kill_between_fsyncs(rig.store)
+    kill_once_written(rig.store)
     # Microseconds a command; and how many bytes it loads between two looks at its clients.
     rig.store.launch(key_load_delay="1000", loading_process_events_interval_bytes="1024")
     try:
@@ -200,8 +217,8 @@ def password_set(rig: Rig) -> Iterator[None]:
 def back_with_password(rig: Rig) -> Iterator[None]:
     """Killed; and what comes back wants a password: the circuit is open, and its cause another one than before."""
     began = time.time()
-    kill_between_fsyncs(rig.store)
-    wait_until(lambda: AWAY(rig, rig.load.since(began)), "clients are told that the store is away")
+    kill_once_written(rig.store)
+    wait_until(lambda: AWAY(rig, rig.load.since(began)), "clients get the answer that the store is away")
     rig.store.launch(requirepass="secret")
     with connect(rig.store.socket_path, password="secret") as client:
         try:
@@ -305,6 +322,9 @@ def clock_set_back(rig: Rig) -> Iterator[None]:
     assert int(seconds) < time.time() - 3_000, "the store's clock was not set back"
 
 
+# Writes wait this many milliseconds in the store, and then are done.
+PAUSED_SHORTLY = repeated("CLIENT", "PAUSE", 1_000, "WRITE")
+PAUSED = refused_by([("CLIENT", "PAUSE", 10_000, "WRITE")], [("CLIENT", "UNPAUSE")])
 FULL_OF_DATA = refused_by([("CONFIG", "SET", "maxmemory", 1)], [("CONFIG", "SET", "maxmemory", 0)])
 TOO_FEW_REPLICAS = refused_by(
     [("CONFIG", "SET", "min-replicas-to-write", 1)], [("CONFIG", "SET", "min-replicas-to-write", 0)]
@@ -331,9 +351,9 @@ FAULTS = [
         impossible=power_cut.no_strace,
     ),
     Fault(name="store stopped (SIGSTOP) for 5 s", inject=halted, seen=UNKNOWN, levels=ALL_LEVELS, hold_seconds=3),
-    Fault(name="store slow (CLIENT PAUSE 1 s)", inject=paused(1_000), seen=delayed(0.5), levels=LOCAL_LEVELS),
-    Fault(name="store slow (CLIENT PAUSE 10 s)", inject=paused(10_000), seen=UNKNOWN, levels=LOCAL_LEVELS),
-    Fault(name="store asleep (DEBUG SLEEP 1 s)", inject=asleep, seen=delayed(0.5)),
+    Fault(name="store slow (CLIENT PAUSE 1 s)", inject=PAUSED_SHORTLY, seen=SLOW, levels=LOCAL_LEVELS),
+    Fault(name="store slow (CLIENT PAUSE 10 s)", inject=PAUSED, seen=UNKNOWN, levels=LOCAL_LEVELS),
+    Fault(name="store asleep (DEBUG SLEEP 1 s)", inject=repeated("DEBUG", "SLEEP", "1"), seen=SLOW),
     Fault(
         name="store out of memory (OOM)",
         inject=FULL_OF_DATA,

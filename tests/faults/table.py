@@ -16,7 +16,7 @@ from tests.support import ROOT
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: written by python -m tests.faults --write -->", "<!-- end of faults -->"
 HEAD = (
-    "| fault | level | what clients were told meanwhile | again after | answered 202 | found | lost | doubled |\n"
+    "| fault | level | answers meanwhile | again after | answered 202 | found | lost | doubled |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
 
@@ -41,7 +41,7 @@ def line(row: Row) -> str:
     again = "-" if row.recovered is None else f"{max(row.recovered, 0):.1f} s"
     verdict = row.verdict
     counts = f"{verdict.answered} | {verdict.found} | {verdict.lost} | {verdict.doubled}"
-    return f"| {row.name} | `{row.level}` | {row.told} | {again} | {counts} |"
+    return f"| {row.name} | `{row.level}` | {row.answers} | {again} | {counts} |"
 
 
 def not_run(name: str, level: str, reason: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.load import NOTHING_STORED, Answer, request_body, summary, understand
 from tests.faults.oracle import Verdict, judge, read_back
 from tests.faults.rig import Rig, Store
-from tests.faults.scenario import Fault, run, told
+from tests.faults.scenario import Fault, reported, run
 from tests.faults.store_faults import FAULTS
 
 
@@ -28,7 +28,7 @@ def answer(status: int, promised: str = "", refused: str = "", unknown: str = ""
         ([answer(503, unknown="a")], "a", ""),
         ([answer(503, unknown="a")], "aa", "1 doubled"),
         ([answer(422, refused="a")], "", ""),
-        ([answer(422, refused="a")], "a", "1 told refused, but stored"),
+        ([answer(422, refused="a")], "a", "1 refused, but stored"),
         ([answer(202, promised="a")], "ab", "1 never sent, but stored"),
     ],
 )
@@ -99,6 +99,6 @@ def test_records_deleted_behind_inlets_back_are_found_lost_over_the_real_server(
 
 def test_a_scenario_whose_fault_does_not_show_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.scenario.SEEN_SECONDS", 0.5)
-    harmless = Fault(name="nothing at all", inject=FAULTS[0].inject, seen=told("no such reason"))
+    harmless = Fault(name="nothing at all", inject=FAULTS[0].inject, seen=reported("no such reason"))
     with pytest.raises(AssertionError, match="nothing at all shows in the answers"):
         run(harmless, "stored")

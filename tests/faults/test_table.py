@@ -16,7 +16,7 @@ POWER = [(power_rows.name(fsync), level) for level, fsync in power_rows.CASES.va
 
 @pytest.fixture(scope="module")
 def written() -> dict[tuple[str, str], tuple[str, ...]]:
-    """The page's rows: (name, level) -> told, again after, answered, found, lost, doubled."""
+    """The page's rows: (name, level) -> answers, again after, answered, found, lost, doubled."""
     page = PAGE.read_text()
     section = page[page.index(BEGIN) : page.index(END)]
     return {(row[0], row[1]): row[2:] for row in ROWS.findall(section)}

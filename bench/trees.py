@@ -1,0 +1,134 @@
+"""``python -m bench.trees OLD [NEW]``: Inlet of one checkout against Inlet of another, in pairs.
+
+What lives here: the order of the runs, the ratios, the report. What must not: one run (``bench.compare.measure``).
+
+In each round every load runs on both trees, one right after the other; which one is first alternates. A ratio is taken
+within a round, and its median over the rounds counts, so a machine that changes its speed changes it for both. Both run
+on the same interpreter, with the same libraries, in fresh processes over a fresh and empty store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+from bench.compare import Load, measure
+from bench.peers import BULK, INLET_WORKERS, ROOT, SINGLE, Peer, inlet
+from bench.store import BenchStore
+
+RATIO_MIN = 0.97
+"""What the new tree must reach of the old one's requests per second, under every load."""
+OLD, NEW = "old", "new"
+RPS, CPU = "requests_per_second", "cpu_us_per_request"
+
+
+def row(name: str, tree: Path) -> Peer:
+    """Return Inlet of a checkout, on its own worker."""
+    if not (tree / "app.py").is_file():
+        raise SystemExit(f"{tree} is no checkout of Inlet: it has no app.py")
+    return inlet(name, f"Inlet of {tree.name}", INLET_WORKERS["inlet"], tree=tree)
+
+
+def compare(trees: dict[str, Path], connections: int, seconds: int, rounds: int, path: Path) -> dict[str, Any]:
+    """Run everything; the JSON is written after each run, so a run that is cut off leaves what it had."""
+    rows = [row(name, tree.resolve()) for name, tree in trees.items()]
+    with BenchStore() as store:
+        about = machine.describe(store.version())
+    document: dict[str, Any] = {
+        **about,
+        "commits": {peer.name: machine.commit(peer.tree) for peer in rows},
+        "options": {"connections": connections, "seconds": seconds, "rounds": rounds},
+        "runs": [],
+    }
+    for number in range(rounds):
+        for turn, load in enumerate((Load(SINGLE, connections), Load(BULK, connections))):
+            for peer in rows if (number + turn) % 2 == 0 else rows[::-1]:
+                run = {"round": number, "load": load.name, "tree": peer.name, **measure(peer, load, seconds)}
+                document["runs"].append(run)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(document, indent=1) + "\n")
+                print(f"round {number + 1}  {load.name:16} {peer.name}  {run[RPS]:9.0f}/s", flush=True)
+    return document
+
+
+def ratios(runs: list[dict[str, Any]], load: str, metric: str) -> list[float]:
+    """Return new over old, one a round."""
+    values = {(run["round"], run["tree"]): float(run[metric]) for run in runs if run["load"] == load}
+    rounds = sorted({number for number, _ in values})
+    return [
+        values[number, NEW] / values[number, OLD] for number in rounds if {(number, OLD), (number, NEW)} <= {*values}
+    ]
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each load the medians, and whether the new tree is as fast as it must be, with no run at fault."""
+    found = []
+    for load in dict.fromkeys(run["load"] for run in runs):
+        own = [run for run in runs if run["load"] == load]
+        rate = {t: statistics.median(r[RPS] for r in own if r["tree"] == t) for t in (OLD, NEW)}
+        ratio = statistics.median(ratios(own, load, RPS))
+        cpu = statistics.median(ratios(own, load, CPU))
+        faults = sorted({run["fault"] for run in own if run["fault"]})
+        met = ratio >= RATIO_MIN and not faults
+        found.append({"load": load, **rate, "ratio": ratio, "cpu_ratio": cpu, "faults": faults, "met": met})
+    return found
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """Return the report."""
+    box, options = document["machine"], document["options"]
+    lines = [
+        f"| load | old requests/s | new requests/s | new/old | CPU per request, new/old | at least {RATIO_MIN} |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for one in summary(document["runs"]):
+        verdict = "; ".join(one["faults"]) or ("met" if one["met"] else "missed")
+        cells = (one["load"], f"{one[OLD]:,.0f}", f"{one[NEW]:,.0f}", f"{one['ratio']:.3f}", f"{one['cpu_ratio']:.3f}")
+        lines.append(f"| {' | '.join((*cells, verdict))} |")
+    each = [
+        f"{one['load']}: {', '.join(f'{ratio:.3f}' for ratio in ratios(document['runs'], one['load'], RPS))}"
+        for one in summary(document["runs"])
+    ]
+    return (
+        "\n\n".join(
+            [
+                "# One tree against another",
+                f"{document['date']}; old: commit {document['commits'][OLD]}, new: commit {document['commits'][NEW]}; "
+                f"{box['cpu']}, {box['cores']} cores, {box['memory_mb']} MB, Linux {box['kernel']}"
+                f"{machine.interpreter(document)}. {options['rounds']} rounds of {options['seconds']} s, "
+                f"{options['connections']} connections, interleaved. A ratio is the median of the rounds' ratios.",
+                "\n".join(lines),
+                "New over old in each round. " + "; ".join(each) + ".",
+                "Versions: " + ", ".join(f"{name} {text}" for name, text in document["versions"].items() if text) + ".",
+            ]
+        )
+        + "\n"
+    )
+
+
+def main(words: list[str] | None = None) -> int:
+    """Compare, write the JSON and the report; 1 if the new tree is slower than it may be."""
+    options = argparse.ArgumentParser(prog="python -m bench.trees", description=__doc__.partition("\n")[0])
+    options.add_argument("old", type=Path, help="a checkout of Inlet")
+    options.add_argument("new", type=Path, nargs="?", default=ROOT, help="another one; default: this one")
+    options.add_argument("--connections", type=int, default=64)
+    options.add_argument("--seconds", type=int, default=5, help="of each measured run")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "restructure.json")
+    chosen = options.parse_args(words)
+    trees = {OLD: chosen.old, NEW: chosen.new}
+    document = compare(trees, chosen.connections, chosen.seconds, chosen.rounds, chosen.json)
+    document["summary"] = summary(document["runs"])
+    chosen.json.write_text(json.dumps(document, indent=1) + "\n")
+    chosen.json.with_suffix(".md").write_text(markdown(document))
+    print(markdown(document))
+    return 0 if all(one["met"] for one in document["summary"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

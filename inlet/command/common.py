@@ -1,0 +1,82 @@
+"""What the commands share: exit codes, the options of every command, and the stream they name.
+
+What lives here: as above. What must not: output (``inlet.command.output``), what any one command does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from inlet.stream import place
+from inlet.stream.client import StoreClient
+from inlet.stream.errors import ConsumerError, StoreAway
+from inlet.stream.keys import partition_keys
+
+OK = 0
+FAILED = 1
+USAGE = 2
+STORE = 3
+UNSAFE = 4
+
+EXIT_CODES = """exit codes:
+  0  done, or ended by Ctrl-C, TERM or a closed pipe; what was handled is acked
+  1  the work failed: a record, a file or a command; one line on stderr names it
+  2  wrong usage or an invalid environment variable
+  3  the store cannot be reached, or refuses (password, permission, the key is not a stream)
+  4  refused, because records that a group has not acked would be lost
+"""
+
+
+class Usage(ConsumerError):
+    """The command line or the environment is wrong."""
+
+
+class Target(NamedTuple):
+    """The stream that a command works on: the store's URL, the stream's name, and the store key of each partition."""
+
+    url: str
+    stream: str
+    keys: tuple[str, ...]
+
+    @property
+    def partitions(self) -> int:
+        """Return the number of partitions."""
+        return len(self.keys)
+
+
+def target_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command."""
+    where = parser.add_argument_group("where the stream is")
+    where.add_argument("--url", help="the store; default: REDIS_URL, else the embedded store in INLET_DATA_DIR")
+    where.add_argument("--stream", help="its store key; default: INLET_STREAM, else logs")
+    where.add_argument("--partitions", type=int, default=1, metavar="N", help="number of partitions; default: 1")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line, in a terminal too")
+
+
+def target(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Target:
+    """Return the stream that the command line and the environment name. Raises Usage."""
+    try:
+        url, stream = place.from_environment(environ)
+        keys = partition_keys(arguments.stream or stream, arguments.partitions)
+    except place.PlaceError as error:
+        raise Usage(error.detail) from None
+    except ValueError as error:
+        raise Usage(str(error)) from None
+    if arguments.stream and not arguments.stream.isprintable():
+        raise Usage("--stream must be printable")
+    return Target(arguments.url or url, arguments.stream or stream, keys)
+
+
+def connect(where: Target, block_ms: int = 0) -> StoreClient:
+    """Return a client of a store that has answered once, even if it is loading. Raises StoreAway with what to do."""
+    client = StoreClient(where.url, block_ms)
+    try:
+        client.one("PING")
+    except StoreAway as error:
+        if "loading" in error.detail.lower():
+            return client
+        hint = "is Inlet running (make run)?" if where.url.startswith("unix:") else "is REDIS_URL right?"
+        raise StoreAway(f"{error.detail} ({place.redacted(where.url)}); {hint}") from None
+    return client

@@ -1,0 +1,55 @@
+"""Every store key that Inlet uses, derived from the stream's name. Pure.
+
+    <stream>                          entries; with N > 1 partitions <stream>:{0} .. <stream>:{N-1}
+    <stream>:dead                     dead letters
+    <stream>:full                     set while unread entries fill the retention bounds
+    <stream>:keeper                   the lease of the one process that trims
+    <stream>:try:<group>:<entry ID>   the line being handled at the last delivery
+    <stream>:seen:<group>:<event_id>  the address of the first record with this event_id (``dedup_window_ms``)
+
+What lives here: names. What must not: what the keys hold.
+"""
+
+from __future__ import annotations
+
+import re
+
+PARTITIONS_MAX = 1_024
+"""Streams that one reader may read at once."""
+
+_PARTITION = re.compile(r":\{\d+\}$")
+
+
+def partition_keys(stream: str, partitions: int) -> tuple[str, ...]:
+    """Return the keys of a stream: the stream itself, or ``logs:{0}`` .. ``logs:{N-1}``. Raises ValueError."""
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise ValueError(f"partitions must be from 1 to {PARTITIONS_MAX}, not {partitions}")
+    if partitions == 1:
+        return (stream,)
+    return tuple(f"{stream}:{{{number}}}" for number in range(partitions))
+
+
+def dead_key(key: str) -> str:
+    """Return the dead-letter stream of a stream's key."""
+    return key + ":dead"
+
+
+def full_key(key: str) -> str:
+    """Return the key that exists, holding the stream's length, while unread entries fill the retention bounds."""
+    return key + ":full"
+
+
+def keeper_key(key: str) -> str:
+    """Return the key of the keeper's lease."""
+    return key + ":keeper"
+
+
+def try_key(key: str, group: str, entry_id: str) -> str:
+    """Return where the line being handled is noted before its last delivery."""
+    return f"{key}:try:{group}:{entry_id}"
+
+
+def seen_key(key: str, group: str, event_id: str) -> bytes:
+    """Return where deduplication keeps a record's address: the same for all partitions of a stream."""
+    # Another writer's JSON may hold a lone surrogate, which redis-py would not encode.
+    return f"{_PARTITION.sub('', key)}:seen:{group}:{event_id}".encode(errors="surrogatepass")

@@ -1,0 +1,154 @@
+"""The readers over stores that go away, refuse, are flushed or trimmed; and the bound on what is read ahead."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inlet import Entry, Reader, StoreRefuses
+from tests.consumer.support import QUICK, Handler, Run, add, connect, fill, pending, runner, until
+from wsgi.store.embedded import EmbeddedStore
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """A reader of either kind."""
+    return runner(request.param)
+
+
+@pytest.fixture
+def db(store_url: str) -> Iterator[Any]:
+    """redis-py on the store in turn."""
+    with connect(store_url) as client:
+        yield client
+
+
+def test_a_group_that_a_flush_took_is_made_again_from_the_oldest_entry(
+    run: Run, store_url: str, db: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(db, stream, "before")
+    handle = Handler()
+
+    def step() -> bool:
+        if handle.seen == ["before"]:
+            db.delete(stream)
+            add(db, stream, "after-1")
+            add(db, stream, "after-2")
+        return len(handle.seen) >= 3
+
+    until(run, store_url, stream, handle, step)
+    assert handle.seen == ["before", "after-1", "after-2"]
+    assert sum("is gone" in message for message in caplog.messages) == 1
+
+
+def test_pending_entries_that_were_trimmed_are_logged_and_acked(
+    run: Run, store_url: str, db: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(db, stream, 300)
+    db.xgroup_create(stream, "g", id="0")
+    db.xreadgroup("g", "dead", {stream: ">"}, count=3)
+    db.xtrim(stream, maxlen=1, approximate=False)
+    handle = Handler()
+    until(run, store_url, stream, handle, lambda: not pending(db, stream, "g"))
+    assert len(handle.seen) == 100
+    assert any("2 pending entries" in message and "trimmed" in message for message in caplog.messages)
+
+
+def test_memory_is_bounded_by_bytes_read_ahead(run: Run, store_url: str, db: Any, stream: str) -> None:
+    fill(db, stream, 20_000)
+    most = 0
+
+    def handle(entry: Entry) -> None:
+        nonlocal most
+        most = max(most, pending(db, stream, "g"))
+
+    size = db.memory_usage(stream) // 200
+    run(store_url, stream, handle, whole=True, options=replace(QUICK, bytes_max=size * 10, block_ms=50))
+    assert most <= 12, "ten entries of average size, and what waits for its ack"
+
+
+def test_a_key_that_is_not_a_stream_is_refused(run: Run, store_url: str, db: Any, stream: str) -> None:
+    db.set(stream, "x")
+    with pytest.raises(StoreRefuses, match="WRONGTYPE"):
+        run(store_url, stream, Handler())
+
+
+def test_an_invalid_url_is_refused() -> None:
+    with pytest.raises(StoreRefuses, match="not an address"):
+        Reader("http://localhost", "logs", "g")
+
+
+@pytest.fixture
+def own_store() -> Iterator[EmbeddedStore]:
+    """A store that this test may stop."""
+    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
+        store = EmbeddedStore(Path(directory))
+        store.start()
+        yield store
+        store.stop()
+
+
+def test_a_store_that_goes_away_is_waited_for_and_that_is_said_once(
+    run: Run, own_store: EmbeddedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(own_store.url) as client:
+        fill(client, "logs", 300)
+    handle = Handler()
+    steps: list[str] = []
+
+    def step() -> bool:
+        if len(handle.seen) == 300 and not steps:
+            own_store.stop()
+            steps.append("stopped")
+        elif steps == ["stopped"] and any("waiting for the store" in message for message in caplog.messages):
+            own_store.start()
+            with connect(own_store.url) as client:
+                add(client, "logs", "after")
+            steps.append("started")
+        return "after" in handle.seen
+
+    until(run, own_store.url, "logs", handle, step)
+    assert Counter(handle.seen)["after"] == 1
+    assert sum("waiting for the store" in message for message in caplog.messages) == 1
+    assert sum("the store is back" in message for message in caplog.messages) == 1
+    with connect(own_store.url) as client:
+        assert pending(client, "logs", "g") == 0
+
+
+def test_a_stop_ends_also_while_the_store_is_away(run: Run, own_store: EmbeddedStore) -> None:
+    with connect(own_store.url) as client:
+        add(client, "logs", "a")
+    handle = Handler()
+    steps: list[str] = []
+
+    def step() -> bool:
+        if handle.seen and not steps:
+            own_store.stop()
+            steps.append("stopped")
+        return bool(steps)
+
+    until(run, own_store.url, "logs", handle, step)
+
+
+def test_a_store_that_refuses_for_a_while_is_waited_for(run: Run, own_store: EmbeddedStore) -> None:
+    with connect(own_store.url) as client:
+        # Acks and reads of a group are writes: out of memory they are let through, a replica without master refuses.
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        handle = Handler()
+        steps: list[str] = []
+
+        def step() -> bool:
+            if not steps:
+                client.execute_command("REPLICAOF", "NO", "ONE")
+                add(client, "logs", "a")
+                steps.append("master")
+            return bool(handle.seen)
+
+        until(run, own_store.url, "logs", handle, step)
+    assert handle.seen == ["a"]

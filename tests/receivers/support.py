@@ -1,0 +1,215 @@
+"""What the tests of the receivers share: an application over a small sink in memory, one request, and its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any
+
+from inlet.stream.errors import InletError
+from inlet.stream.limits import RecordLimits
+from inlet.stream.record import encoder
+from wsgi import metrics
+from wsgi.problems import PROBLEMS, SinkError
+from wsgi.receivers.body import read_body
+from wsgi.receivers.decompress import decompress
+from wsgi.receivers.limits import PayloadLimits
+from wsgi.receivers.native import Native
+from wsgi.receivers.pipeline import Application, Endpoint, NothingAccepted, Parsed, Rejection, Ticket
+from wsgi.receivers.routes import INGEST, create_app, create_routes
+from wsgi.sink.durability import STORED
+
+Headers = list[tuple[str, str]]
+NDJSON = "application/x-ndjson"
+LIMITS = PayloadLimits()
+encode = encoder(RecordLimits())
+
+
+def record(event_id: str = "e-1", **members: Any) -> dict[str, Any]:
+    """A valid record, with ``members`` in place of or beside its own."""
+    own = {"event_id": event_id, "timestamp": "2026-01-31T23:59:59Z", "service": "api", "message": "m", "metadata": {}}
+    return {**own, **members}
+
+
+def body_of(value: object) -> bytes:
+    """Compact JSON, in UTF-8."""
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+ONE = body_of(record())
+LINE = encode(record())
+
+
+class MemoryTicket:
+    """A request's place in a MemorySink."""
+
+    def __init__(self, sink: MemorySink, lines: list[bytes], level: int) -> None:
+        self._sink, self._lines, self.level = sink, lines, max(level, STORED)
+
+    def commit(self) -> None:
+        """Store the lines, or raise what the sink is to raise."""
+        self._sink.order.append("commit")
+        if self._sink.commit_error is not None:
+            raise self._sink.commit_error()
+        self._sink.stored += self._lines
+
+    def addresses(self) -> list[tuple[str, int]]:
+        """One entry for all."""
+        return [("1-0", line) for line in range(len(self._lines))]
+
+
+@dataclass
+class MemorySink:
+    """A sink without a store: what it was given, and what it is to raise."""
+
+    appended: list[tuple[list[bytes], int]] = field(default_factory=list)
+    stored: list[bytes] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    append_error: Callable[[], Exception] | None = None
+    commit_error: Callable[[], Exception] | None = None
+    not_ready: SinkError | None = None
+
+    def append(self, lines: list[bytes], level: int) -> Ticket:
+        """Keep the lines, or raise."""
+        self.order.append("append")
+        if self.append_error is not None:
+            raise self.append_error()
+        self.appended.append((lines, level))
+        return MemoryTicket(self, lines, level)
+
+
+@dataclass
+class Reply:
+    """What a server was told for one request."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return json.loads(self.body)
+
+
+def application(sink: MemorySink, *, direct: bool = True, limits: PayloadLimits = LIMITS) -> Application:
+    """Inlet's application over ``sink``; not ``direct``: every request is routed by Falcon."""
+    native, readiness = Native(limits, RecordLimits()), lambda: sink.not_ready
+    if direct:
+        return create_app(
+            receivers={INGEST: native}, append=sink.append, readiness=readiness,
+            payload_bytes_max=limits.payload_bytes_max,
+        )  # fmt: skip
+    endpoint = Endpoint(native, sink.append, payload_bytes_max=limits.payload_bytes_max)
+    return Application(create_routes({INGEST: endpoint}, readiness), {})
+
+
+def environ(body: bytes = b"", path: str = INGEST, method: str = "POST", **more: Any) -> dict[str, Any]:
+    """An environ as the phased server makes it; ``more`` in capitals, None to leave one out."""
+    made = {
+        "REQUEST_METHOD": method, "SCRIPT_NAME": "", "PATH_INFO": path, "QUERY_STRING": "", "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80", "SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(body)), "HTTP_HOST": "localhost", "wsgi.version": (1, 0), "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(body), "wsgi.errors": None, "wsgi.multithread": False, "wsgi.multiprocess": True,
+        "wsgi.run_once": False, **more,
+    }  # fmt: skip
+    return {name: value for name, value in made.items() if value is not None or name == "wsgi.errors"}
+
+
+class Told:
+    """A server's ``start_response`` that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, Headers]] = []
+
+    def __call__(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        self.answers.append((status, headers))
+        return lambda data: None
+
+
+def ask(app: Any, env: dict[str, Any]) -> Reply:
+    """One request, whole: called, iterated, closed."""
+    told = Told()
+    result = app(env, told)
+    body = b"".join(result)
+    if hasattr(result, "close"):
+        result.close()
+    ((status, headers),) = told.answers
+    assert len({name.lower() for name, _ in headers}) == len(headers)
+    return Reply(int(status.split()[0]), dict(headers), body)
+
+
+def refused(reply: Reply, reason: str) -> dict[str, Any]:
+    """Check a problem document; return it."""
+    row = PROBLEMS[reason]
+    problem: dict[str, Any] = reply.json
+    assert (reply.status, problem["reason"]) == (row.status, reason), problem
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers["content-length"] == str(len(reply.body))
+    assert (problem["status"], problem["title"], problem["retryable"]) == (row.status, row.title, row.retryable)
+    assert problem["type"] == f"urn:inlet:problem:{reason}"
+    assert problem["detail"].isprintable()
+    return problem
+
+
+def counted() -> dict[str, float]:
+    """Every sample of the metrics that is not zero, as the exposition names it."""
+    lines = [line for line in metrics.exposition().decode().splitlines() if not line.startswith("#")]
+    samples = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    return {name: value for name, value in samples.items() if value and "_created" not in name}
+
+
+def moved(before: dict[str, float]) -> dict[str, float]:
+    """What was counted since ``before``."""
+    return {name: value - before.get(name, 0) for name, value in counted().items() if value != before.get(name, 0)}
+
+
+Parse = Callable[..., Parsed]
+
+
+def parser(limits: PayloadLimits = LIMITS, record_limits: RecordLimits | None = None) -> Parse:
+    """The way of a body through the pipeline to the native receiver: its bound, its coding, its records."""
+    native = Native(limits, record_limits or RecordLimits())
+
+    def parse(body: bytes, content_type: str | None, coding: str | None) -> Parsed:
+        env = environ(body, CONTENT_TYPE=content_type)
+        body = read_body(env, limits.payload_bytes_max)
+        if coding:
+            body = decompress(body, coding, limits.payload_bytes_max)
+        parsed = native.read(env, body)
+        return parsed._replace(rejections=list(parsed.rejections))
+
+    return parse
+
+
+parse = parser()
+
+
+def parse_with(**bounds: int) -> Parse:
+    """``parse`` with these bounds on a body."""
+    return parser(PayloadLimits(**bounds))
+
+
+def outcome(
+    body: bytes, content_type: str | None, coding: str | None = None, parse: Parse = parse
+) -> tuple[list[bytes], list[Rejection], InletError | None]:
+    """Lines, rejections, and the error if one was raised. Any that is not Inlet's fails the test."""
+    try:
+        parsed = parse(body, content_type, coding)
+    except NothingAccepted as error:
+        return [], list(error.rejections), error
+    except InletError as error:
+        return [], [], error
+    return parsed.lines, list(parsed.rejections), None
+
+
+def refusal(reason: str, body: bytes, content_type: str | None = None, coding: str | None = None, **bounds: int) -> str:
+    """The detail that ``body`` is refused with, for exactly this reason."""
+    _, _, error = outcome(body, content_type, coding, parse_with(**bounds))
+    assert error is not None, "was accepted"
+    assert (error.reason, error.reason in PROBLEMS) == (reason, True), error.detail
+    assert error.detail.isascii()
+    assert error.detail.isprintable()
+    return error.detail

@@ -1,0 +1,68 @@
+"""wsgi.sink.backpressure: samples in, refusals out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from wsgi.problems import SinkError
+from wsgi.sink.backpressure import RETRY_AFTER_SECONDS_MAX, SAMPLES_MAX, Backpressure, retry_after
+from wsgi.sink.probe import Sample
+
+
+def sample(used: int | None = None, of: int | None = None, backlog: int | None = None, full: bool = False) -> Sample:
+    return Sample(used, of, "noeviction", True, backlog, full)
+
+
+def reason(verdict: SinkError | None) -> str | None:
+    return None if verdict is None else verdict.reason
+
+
+@pytest.mark.parametrize(("backlog", "refused"), [(100, False), (101, True)])
+def test_the_backlog_at_its_bound_and_one_past_it(backlog: int, refused: bool) -> None:
+    verdict = Backpressure(backlog_max=100, memory_percent_max=95).judge(0, sample(backlog=backlog))
+    assert reason(verdict) == ("backlog-full" if refused else None)
+
+
+@pytest.mark.parametrize(("used", "refused"), [(950, False), (951, True)])
+def test_the_memory_at_its_bound_and_one_past_it(used: int, refused: bool) -> None:
+    verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(used, 1_000))
+    assert reason(verdict) == ("store-full" if refused else None)
+
+
+def test_a_full_retention_refuses() -> None:
+    verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(full=True))
+    assert verdict is not None
+    assert verdict.reason == "backlog-full"
+    assert "INLET_RETENTION" in verdict.detail
+
+
+def test_no_bound_and_no_answer_refuse_nothing() -> None:
+    subject = Backpressure(backlog_max=0, memory_percent_max=95)
+    assert subject.judge(0, sample(10**12, 0, 10**9)) is None
+    assert subject.judge(1, sample()) is None
+
+
+def test_it_accepts_again_once_the_backlog_is_back() -> None:
+    subject = Backpressure(backlog_max=100, memory_percent_max=95)
+    assert subject.judge(0, sample(backlog=101)) is not None
+    assert subject.judge(1, sample(backlog=100)) is None
+
+
+def test_retry_after_is_the_time_until_the_bound_at_the_rate_of_the_samples() -> None:
+    assert retry_after(deque([(0.0, 1_000), (1.0, 900), (2.0, 800)]), 500) == 3
+    assert retry_after(deque([(0.0, 1_000), (1.0, 999)]), 500) == RETRY_AFTER_SECONDS_MAX
+    assert retry_after(deque([(0.0, 1_000), (1.0, 1_000)]), 500) == RETRY_AFTER_SECONDS_MAX
+    assert retry_after(deque([(0.0, 1_000)]), 500) == RETRY_AFTER_SECONDS_MAX
+    assert retry_after(deque([(0.0, 1_000), (1.0, 501)]), 500) == 1
+
+
+def test_only_the_last_samples_count() -> None:
+    subject = Backpressure(backlog_max=10, memory_percent_max=95)
+    for second in range(50):
+        subject.judge(second, sample(backlog=10_000))
+    for second in range(SAMPLES_MAX):
+        verdict = subject.judge(50 + second, sample(backlog=10_000 - 1_000 * second))
+    assert verdict is not None
+    assert verdict.retry_after == 1

@@ -1,0 +1,264 @@
+"""The four levels over stores with and without an append-only file or a replica; the circuit; the bounds of a batch."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tests.sink.support import Sink, Store, once_closed, refused
+from tests.support import wait_until
+from wsgi.problems import SinkError
+from wsgi.sink.durability import RECEIVED, REPLICATED, STORED, SYNCED
+
+
+@pytest.fixture
+def stores() -> Iterator[Any]:
+    started: list[Store] = []
+
+    def start(*options: str) -> Store:
+        started.append(Store(*options))
+        return started[-1]
+
+    yield start
+    for store in started:
+        store.close()
+
+
+@pytest.fixture
+def pair(stores: Any) -> tuple[Store, Store]:
+    """A primary and its replica, connected."""
+    primary = stores()
+    primary.client.config_set("port", str(free_port()))
+    replica = stores("--replicaof", f"127.0.0.1 {primary.client.config_get('port')['port']}")
+    wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", "the replica is connected")
+    return primary, replica
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "yes", "--appendfsync", "always")
+    subject = Sink(store.url, stream, level=SYNCED)
+    ticket = subject.append([b"1"])
+    assert ticket.level == SYNCED
+    ticket.commit()
+    subject.check()
+    assert store.client.xlen(stream) == 1
+
+
+def test_synced_over_a_store_that_does_not_fsync_always_is_refused(valkey: str, stream: str) -> None:
+    """Regression: WAITAOF of Valkey 9.1 replies before the fsync under everysec, which made false 202s."""
+    subject = Sink(valkey, stream, level=SYNCED)
+    with refused("durability-unavailable", match="it is everysec"):
+        subject.check()
+    with refused("durability-unavailable", match="it is everysec"):
+        subject.append([b"1"]).commit()
+
+
+def test_synced_where_the_setting_cannot_be_read_is_refused(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "yes", "--appendfsync", "always")
+    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+waitaof")
+    subject = Sink(f"unix://adder:pw@{store.path}", stream, level=SYNCED)
+    with refused("durability-unavailable", match="CONFIG GET is refused"):
+        subject.append([b"1"]).commit()
+
+
+def test_synced_without_an_append_only_file_is_refused_and_not_ready(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "no")
+    subject = Sink(store.url, stream, level=SYNCED)
+    with refused("durability-unavailable", match="it is everysec"):
+        subject.check()
+    store.client.config_set("appendfsync", "always")
+    with refused("durability-unavailable", match="appendonly is disabled"):
+        subject.check()
+    with refused("durability-unavailable"):
+        subject.append([b"1"]).commit()
+
+
+def test_synced_on_a_server_that_has_no_waitaof_says_so(redis7: str, stream: str) -> None:
+    with redis.Redis.from_url(redis7) as client:
+        client.config_set("appendfsync", "always")
+    subject = Sink(redis7, stream, level=SYNCED)
+    with refused("durability-unavailable", match="unknown command"):
+        subject.check()
+
+
+def test_a_request_may_ask_for_more_and_the_others_of_its_commit_do_not_fail_with_it(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "no")
+    subject = Sink(store.url, stream)
+    plain, more = subject.append([b"1"]), subject.append([b"2"], SYNCED)
+    plain.commit()
+    with refused("durability-unavailable"):
+        more.commit()
+    subject.append([b"3"]).commit()  # the circuit stayed closed: the default level is reached
+    assert store.client.xlen(stream) == 2
+
+
+def test_a_request_that_asks_for_less_gets_the_default(valkey: str, stream: str) -> None:
+    subject = Sink(valkey, stream, level=SYNCED)
+    assert [subject.append([b"1"], level).level for level in (RECEIVED, STORED)] == [SYNCED, SYNCED]
+
+
+def test_replicated_counts_the_replicas_and_recovers(pair: tuple[Store, Store], stream: str) -> None:
+    primary, replica = pair
+    subject = Sink(primary.url, stream, level=REPLICATED, commit_timeout_ms=800)
+    subject.check()
+    subject.append([b"1"]).commit()
+    assert replica.client.xlen(stream) == 1
+    replica.process.send_signal(signal.SIGSTOP)
+    with subject.watcher._look_lock:  # a look would close the circuit: WAIT counts for what its connection wrote
+        with refused("durability-timeout", match="0 of 1 replicas"):
+            subject.append([b"2"]).commit()
+        with refused("durability-timeout", "sink-unavailable", match=r"0 of 1 replicas|not tried"):
+            subject.ready()
+    replica.process.send_signal(signal.SIGCONT)
+    once_closed(subject, b"3").commit()
+    assert replica.client.xlen(stream) == 3
+
+
+def test_received_answers_without_a_reply_and_counts_it_later(valkey: str, client: Any, stream: str) -> None:
+    subject = Sink(valkey, stream, level=RECEIVED)
+    for count in range(1_500):
+        subject.append([b"%d" % count]).commit()
+    assert subject.append([b"last"], STORED).level == STORED
+    subject.append([b"stored"], STORED).commit()
+    assert subject.link.settle(wait=True) == (0, 0, None)
+    assert client.xlen(stream) == 1_501  # the last two share an entry
+
+
+def test_received_reports_records_that_were_dropped_and_opens_the_circuit(
+    client: Any, valkey: str, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.set(stream, "a string")
+    subject = Sink(valkey, stream, level=RECEIVED)
+
+    def is_refused() -> bool:
+        try:
+            subject.append([b"1"]).commit()
+        except SinkError:
+            return True
+        return False
+
+    wait_until(is_refused, "the reply of an earlier commit is read, and later ones are refused")
+    assert "WRONGTYPE" in caplog.text
+    client.delete(stream)
+
+
+def test_a_record_dropped_at_received_shows_with_no_request_after_it(
+    client: Any, valkey: str, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.set(stream, "a string")
+    subject = Sink(valkey, stream, level=RECEIVED)
+    subject.append([b"1"]).commit()
+    wait_until(lambda: subject.circuit.state.open, "the watcher reads the reply")
+    with refused("sink-misconfigured", match=r"WRONGTYPE|holds a string"):
+        subject.append([b"2"])
+    assert "succeed again" not in caplog.text
+    client.delete(stream)
+    once_closed(subject, b"3").commit()
+
+
+def test_who_waits_behind_a_commit_that_failed_is_refused_without_another_wait(stores: Any, stream: str) -> None:
+    store = stores()
+    subject = Sink(store.url, stream, commit_timeout_ms=500)
+    subject.append([b"0"]).commit()
+    store.process.send_signal(signal.SIGSTOP)
+    first = subject.append([b"1"])
+    outcomes: list[Exception] = []
+
+    def commit(ticket: Any) -> None:
+        try:
+            ticket.commit()
+        except SinkError as error:
+            outcomes.append(error)
+
+    one = threading.Thread(target=commit, args=(first,))
+    one.start()
+    wait_until(lambda: subject.batches._commit_lock.locked(), "the first commit has begun")
+    second = subject.append([b"2"])
+    commit(second)
+    one.join()
+    store.process.send_signal(signal.SIGCONT)
+    assert sorted(error.reason for error in outcomes if isinstance(error, SinkError)) == [
+        "sink-outcome-unknown",
+        "sink-unavailable",
+    ]
+    once_closed(subject, b"3").commit()
+    assert [f[b"r"] for _, f in store.client.xrange(stream)] in ([b"0", b"1", b"3"], [b"0", b"3"], [b"0", b"3", b"1"])
+
+
+def test_the_circuit_closes_by_itself_with_no_request_in_between(stores: Any, stream: str) -> None:
+    store = stores()
+    subject = Sink(store.url, stream)
+    store.client.config_set("maxmemory", 1)
+    with refused("sink-unavailable"):
+        subject.append([b"1"]).commit()
+    store.client.config_set("maxmemory", 0)
+    wait_until(lambda: subject.circuit.state.refusal is None, "the watcher closes the circuit")
+    subject.append([b"2"]).commit()
+
+
+@pytest.mark.parametrize("bound", ["bytes", "requests"])
+def test_a_batch_takes_what_fits_and_refuses_one_past_it(bound: str, valkey: str, client: Any, stream: str) -> None:
+    subject = (
+        Sink(valkey, stream, inflight_bytes_max=8)
+        if bound == "bytes"
+        else Sink(valkey, stream, inflight_requests_max=2)
+    )
+    tickets = [subject.append([b"aaaa"]), subject.append([b"bbbb"])]
+    with refused("overloaded"):
+        subject.append([b"c"])
+    for ticket in tickets:
+        ticket.commit()
+    subject.append([b"cccc" * 100]).commit()  # alone, none is too large
+    assert client.xlen(stream) == 2
+
+
+def test_an_evicting_store_is_not_ready(stores: Any, stream: str) -> None:
+    store = stores("--maxmemory-policy", "allkeys-lru")
+    with refused("sink-misconfigured", match="set noeviction"):
+        Sink(store.url, stream).check()
+
+
+def test_a_user_who_may_only_add_is_ready(stores: Any, stream: str) -> None:
+    store = stores()
+    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd")
+    url = f"unix://adder:pw@{store.path}"
+    subject = Sink(
+        url, stream, entry_bytes_max=1_000, inflight_bytes_max=1_000, inflight_requests_max=10, backlog_max=10**6
+    )
+    subject.check()
+    subject.append([b"1"]).commit()
+    assert store.client.xlen(stream) == 1
+
+
+def test_a_cause_that_changes_while_the_circuit_is_open_is_logged(
+    stores: Any, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: the first cause stayed for good, and a missing password was never named."""
+    store = stores()
+    subject = Sink(store.url, stream, commit_timeout_ms=500)
+    subject.append([b"0"]).commit()
+    store.process.send_signal(signal.SIGSTOP)
+    with refused("sink-outcome-unknown"):
+        subject.append([b"1"]).commit()
+    # While it cannot be probed, the cause becomes another one.
+    with subject.watcher._look_lock:
+        store.process.send_signal(signal.SIGCONT)
+        store.client.execute_command("ACL", "SETUSER", "default", "-xadd")
+    wait_until(lambda: subject.circuit.state.failing == "sink-misconfigured", "the probe's finding is the reason now")
+    assert "NOPERM" in caplog.text
+    with refused("sink-misconfigured", match="NOPERM"):
+        subject.append([b"2"])
+    store.client.execute_command("ACL", "SETUSER", "default", "+@all")
+    once_closed(subject, b"3").commit()

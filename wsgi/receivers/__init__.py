@@ -1,0 +1,1 @@
+"""Receivers: one module a wire protocol, and the pipeline that all of them share."""

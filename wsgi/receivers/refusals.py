@@ -1,0 +1,61 @@
+"""Refusals: from an error to a problem document with its header fields (RFC 9457), and the count of it.
+
+What lives here: the one rendering that every path, every receiver and the server itself share. What must not: the table
+of problems (``wsgi.problems``), when a request is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from inlet.stream.errors import InletError
+from wsgi import metrics
+from wsgi.problems import MEDIA_TYPE, PROBLEMS, STATUS_LINES, Headers, SinkError, document
+from wsgi.receivers.decompress import ACCEPTED
+
+log = logging.getLogger("inlet")
+
+Response = tuple[str, Headers, bytes]
+"""Status line, header fields, body: what ``start_response`` and the iterable give to a server (PEP 3333)."""
+
+NO_RECEIVER = "none"
+"""Label of requests that no receiver saw."""
+RETRY_JITTER_SECONDS = 2
+"""Retry-After is what the error says and a random number of seconds up to this: clients must not return all at once."""
+NOT_STORED = "a bug in this service; the log has it. No record of this request was stored"
+MAY_BE_STORED = "a bug in this service; the log has it. The records of this request may be stored"
+
+
+def problem(error: InletError, accept: str = "", **members: object) -> Response:
+    """Return the problem document of ``error``, with ``members``; a 415 of a media type names those of ``accept``."""
+    row = PROBLEMS[error.reason]
+    body = document(error.reason, error.detail, **members)
+    headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body)))]
+    if isinstance(error, SinkError):
+        headers.append(("retry-after", str(error.retry_after + random.randint(0, RETRY_JITTER_SECONDS))))
+    # RFC 9110 section 15.5.16: what would have been taken.
+    elif error.reason == "unsupported-content-encoding":
+        headers.append(("accept-encoding", ACCEPTED))
+    elif error.reason == "unsupported-media-type" and accept:
+        headers.append(("accept", accept))
+    return STATUS_LINES[row.status], headers, body
+
+
+def count(receiver: str, reason: str) -> None:
+    """Count a request that was refused for ``reason``."""
+    metrics.REQUESTS.labels(receiver, str(PROBLEMS[reason].status), reason).inc()
+
+
+def known(error: Exception, *, stored: bool) -> InletError:
+    """Return ``error`` itself where it is one of ours, else log the bug and return the ``internal`` that stands for it.
+
+    ``stored``: whether records may have been stored before. The error refers to no frame afterwards: kept with an
+    answer, it would be a reference cycle, and hold a whole bulk until the collector runs.
+    """
+    if not isinstance(error, InletError) or error.reason not in PROBLEMS:
+        log.error("a bug in answering a request", exc_info=error)
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        error = InletError(MAY_BE_STORED if stored else NOT_STORED)
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

@@ -1,0 +1,107 @@
+"""Routes: ``create_app``, which path leads to which resource, and the errors of Falcon's own.
+
+What lives here: the composition of receivers, resources and errors into one WSGI application. What must not: reading
+the environment (``app.py``), doing the work, the text of a problem beyond 404 and 405.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import falcon
+
+from inlet.stream.errors import InletError
+from wsgi.problems import Refused
+from wsgi.receivers.pipeline import Append, Application, Endpoint, Receiver
+from wsgi.receivers.refusals import NO_RECEIVER, count, known, problem
+from wsgi.receivers.resources import Health, Metrics, Readiness, Ready, Receive, put
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Routes = falcon.App[falcon.Request, falcon.Response]
+
+INGEST = "/ingest"
+"""Path of the native receiver."""
+METHODS = "GET, HEAD, POST, OPTIONS"
+"""Every method that some path takes: what ``OPTIONS *`` names."""
+
+
+class _Methods:
+    """Falcon middleware: what depends on the method alone, whatever the path; and the start of the sink's watcher."""
+
+    def __init__(self, start: Callable[[], object]) -> None:
+        self._start = start
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer ``OPTIONS *`` (RFC 9110 section 9.3.7), and refuse methods that nobody defined (section 9.1)."""
+        self._start()
+        if req.method not in falcon.COMBINED_METHODS:
+            raise Refused("not-implemented", f"no path takes this method; the methods are {METHODS}")
+        # A server passes the target "*" as an empty path.
+        if req.method == "OPTIONS" and not req.env["PATH_INFO"]:
+            resp.set_header("allow", METHODS)
+            resp.set_header("content-length", "0")
+            resp.complete = True
+
+
+def create_app(
+    *,
+    receivers: Mapping[str, Receiver],
+    append: Append,
+    readiness: Readiness,
+    payload_bytes_max: int,
+    start: Callable[[], object] = bool,
+    drops_unread: bool = False,
+) -> Application:
+    """Return the WSGI application (PEP 3333): ``receivers`` by path, over a sink's ``append`` and ``readiness``.
+
+    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``start``: called in the worker at
+    every request that Falcon routes; it starts whatever ``readiness`` needs, unless that runs. ``drops_unread``:
+    whether retention may trim unread entries, for ``/readyz`` to say.
+    """
+    endpoints = {
+        path: Endpoint(receiver, append, payload_bytes_max=payload_bytes_max) for path, receiver in receivers.items()
+    }
+    return Application(create_routes(endpoints, readiness, start, drops_unread=drops_unread), endpoints)
+
+
+def create_routes(
+    endpoints: Mapping[str, Endpoint],
+    readiness: Readiness,
+    start: Callable[[], object] = bool,
+    *,
+    drops_unread: bool = False,
+) -> Routes:
+    """Return the Falcon application with every path."""
+    app = falcon.App(media_type="application/json", middleware=[_Methods(start)])
+    app.req_options.auto_parse_form_urlencoded = False
+    paths = [*endpoints, "/healthz", "/readyz", "/metrics"]
+    for path, endpoint in endpoints.items():
+        app.add_route(path, Receive(endpoint))
+    app.add_route("/healthz", Health())
+    app.add_route("/readyz", Ready(readiness, drops_unread=drops_unread))
+    app.add_route("/metrics", Metrics())
+    details = {
+        "not-found": f"the paths are {', '.join(paths[:-1])} and {paths[-1]}",
+        "method-not-allowed": "the header Allow names the methods of this path",
+    }
+
+    def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+        """Render Falcon's own errors: 404, 405 (with Allow), and a request that it does not understand."""
+        reason = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+        detail = details.get(reason, error.description or error.title or "bad request")
+        _refuse(resp, Refused(reason, detail))
+
+    app.set_error_serializer(serialize)
+    app.add_error_handler(Exception, _answer_error)
+    return app
+
+
+def _answer_error(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:
+    _refuse(resp, known(error, stored=False))
+
+
+def _refuse(resp: falcon.Response, error: InletError) -> None:
+    count(NO_RECEIVER, error.reason)
+    put(resp, problem(error))

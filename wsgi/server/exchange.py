@@ -1,0 +1,195 @@
+"""One request's answer: from what the application returned to bytes with the transport (PEP 3333).
+
+What lives here: ``start_response``, the response on its way out, whole or in pieces, and the application's errors. What
+must not: which bytes are a request and what follows the answer (``wsgi.server.connection``), what a response looks like
+(``wsgi.server.response``), when the application is called (``wsgi.server.turn``).
+
+A connection has one Exchange, used for one request after the other. An Exchange never refers to its connection, and
+keeps nothing of the application's once the answer is complete: so nothing on a request's path is a reference cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from wsgi.server.head import CLOSE, NoHead
+from wsgi.server.response import Framing
+from wsgi.server.shared import ServerState
+
+MORE, AGAIN, FAILED, ABORTED = -1, -2, -3, -4
+"""Outcomes of ``answer`` and ``pump`` beside a complete answer, which is a mode of ``wsgi.server.head`` (0 or more):
+pieces are left until the client reads on; ... until the others had their turn; the application failed and nothing is
+sent; it failed in mid-answer."""
+
+
+class Exchange:
+    """The answering half of a connection. ``transport`` is None while, and once, there is no client."""
+
+    __slots__ = (
+        "began", "begun", "framing", "head", "headers", "mode", "paused", "result", "seen", "sent", "server", "status",
+        "stream", "transport", "written",
+    )  # fmt: skip
+
+    def __init__(self, server: ServerState) -> None:
+        self.server = server
+        self.transport: Any = None
+        self.paused = False
+        """Whether the client is slow: the transport's buffer is full."""
+        self.head: Any = NoHead
+        self.mode = CLOSE
+        self.status: str | None = None
+        self.headers: list[tuple[str, str]] = []
+        self.written: list[bytes] = []
+        self.begun = False
+        """Whether the response's head is sent."""
+        self.result: Iterable[bytes] | None = None
+        self.stream: Iterator[bytes] | None = None
+        self.framing: Framing | None = None
+        self.sent = 0
+        self.seen: dict[str, Any] | None = None
+        self.began = 0.0
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        """Take status and headers (PEP 3333); they are checked when the response is written."""
+        if exc_info is not None:
+            try:
+                if self.begun:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.status is not None:
+            raise AssertionError("start_response was called twice without exc_info")
+        self.status, self.headers = status, headers
+        return self.written.append
+
+    def answer(self, result: Iterable[bytes], mode: int) -> int:
+        """Iterate the response and write it; return the outcome. Never raises what the application does.
+
+        ``mode``: what follows the answer if the response's framing allows it.
+        """
+        self.result = result
+        try:
+            iterator = iter(result)
+            first = next(iterator, b"")
+            if self.status is None:
+                raise AssertionError("the application did not call start_response")
+            known = self.server.plain.get((mode, self.status, tuple(self.headers)))
+            if known is None or known[1] != len(first) or self.written or not self.head.sends_body:
+                return self._answer_in_full(iterator, first, mode)
+        except Exception:
+            return self.broken()
+        if hasattr(result, "close"):
+            self._close_result()
+        else:
+            self.result = None
+        if self.transport is not None:
+            self.transport.write(known[0] + first)
+        self.sent = len(first)
+        if self.seen is not None:
+            return self._complete(mode)
+        self.status = None  # PERF: nothing else of _complete applies here.
+        return mode
+
+    def _answer_in_full(self, iterator: Iterator[bytes], first: bytes, mode: int) -> int:
+        """Answer with any response: no length, several pieces, no body, write() used, a head not seen this second."""
+        request, heads = self.head, self.server.heads
+        pieces = [*self.written, first]
+        size = sum(map(len, pieces))
+        self.stream = None
+        for piece in iterator:
+            pieces.append(piece)
+            size += len(piece)
+            if size > self.server.limits.gather_bytes_max:
+                self.stream = iterator
+                break
+        assert self.status is not None
+        head = heads.make(mode, self.status, self.headers)
+        chunked, length, extra = False, head.length, b""
+        if head.bodiless or not request.sends_body:
+            self.stream, pieces, length = None, [], -1
+        elif length < 0 and self.stream is None:
+            length, extra = size, b"Content-Length: %d\r\n" % size
+        elif length < 0 and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+            chunked, extra = True, b"Transfer-Encoding: chunked\r\n"
+        elif length < 0:
+            mode = CLOSE
+            head = heads.make(mode, self.status, self.headers)
+        if self.transport is None:
+            self.stream = None  # Nobody reads the rest.
+            self._close_result()
+            return self._complete(mode)
+        self.framing, self.mode, self.begun = Framing(length, chunked=chunked), mode, True
+        self._write(head.raw + extra + b"\r\n" + self.framing.frame(b"".join(pieces)))
+        self.sent = min(size, length) if length >= 0 else size
+        return self.pump()
+
+    def pump(self) -> int:
+        """Write a response on until it is complete, the client is slow, or this turn's share is used up."""
+        budget = self.server.limits.gather_bytes_max
+        framing = self.framing
+        assert framing is not None
+        try:
+            while self.stream is not None:
+                if self.paused:
+                    return MORE
+                if budget <= 0:
+                    return AGAIN
+                piece = next(self.stream, None)
+                if piece is None:
+                    self.stream = None
+                elif piece:
+                    budget -= len(piece)
+                    self.sent += len(piece)
+                    self._write(framing.frame(piece))
+            self._write(framing.end())
+        except Exception:
+            return self.broken()
+        self._close_result()
+        return self._complete(self.mode)
+
+    def _complete(self, mode: int) -> int:
+        """Forget a response that is with the transport, after telling the observer, if any."""
+        observer, seen = self.server.observer, self.seen
+        if observer is not None and seen is not None:
+            self.seen = None
+            try:
+                observer.answered(seen, self.status or "500", self.headers, self.sent, self.began)
+            except Exception:
+                self.server.log.exception("Error in the access log or post_request")
+        self.status = None
+        if self.written:
+            self.written = []
+        if self.begun:
+            self.begun, self.framing = False, None
+        return mode
+
+    def broken(self) -> int:
+        """Clean up after the application raised; call it while handling the exception. Returns FAILED or ABORTED."""
+        environ = self.head.environ
+        self.server.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+        begun = self.begun
+        self.abandon()
+        return ABORTED if begun else FAILED
+
+    def abandon(self) -> None:
+        """Forget a response that stays incomplete."""
+        self.stream, self.framing, self.begun = None, None, False
+        self._close_result()
+        self.status, self.headers, self.written, self.seen = None, [], [], None
+
+    def _write(self, data: bytes) -> None:
+        if data and self.transport is not None:
+            self.transport.write(data)
+
+    def _close_result(self) -> None:
+        """Call close() of the iterable (PEP 3333), once, whatever became of the response."""
+        result, self.result = self.result, None
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except Exception:
+            self.server.log.exception("Error closing a response")

@@ -1,0 +1,77 @@
+"""Backpressure: whether a sample of the store calls for a refusal, and for how long. No Redis, no clock, no thread.
+
+What lives here: the bounds, and Retry-After, estimated from how fast the excess is draining. What must not: taking
+samples (``probe``), how a refusal is answered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Protocol
+
+from wsgi.problems import SinkError
+
+RETRY_AFTER_SECONDS_MAX = 60
+"""Retry-After where the excess is not draining, or too slowly to estimate."""
+FULL_RETRY_AFTER_SECONDS = 10
+"""Retry-After where retention is full: the keeper's interval."""
+SAMPLES_MAX = 10
+"""Samples, one a second, from which the rate is taken: consumers ack in steps, and ten seconds even them out."""
+
+
+class Sampled(Protocol):
+    """The members of a sample that are judged."""
+
+    @property
+    def used_bytes(self) -> int | None:
+        """Memory that the store uses."""
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Its bound; 0 for none."""
+
+    @property
+    def full(self) -> bool:
+        """Unread entries fill the bounds of retention."""
+
+    @property
+    def backlog_entries(self) -> int | None:
+        """Entries not yet acked by the slowest group."""
+
+
+class Backpressure:
+    """``backlog_max``: entries, 0 for no bound. ``memory_percent_max``: of the store's maxmemory."""
+
+    def __init__(self, *, backlog_max: int, memory_percent_max: int) -> None:
+        self._backlog_max = backlog_max
+        self._memory_percent_max = memory_percent_max
+        self._backlog: deque[tuple[float, int]] = deque(maxlen=SAMPLES_MAX)
+        self._used: deque[tuple[float, int]] = deque(maxlen=SAMPLES_MAX)
+
+    def judge(self, now: float, sample: Sampled) -> SinkError | None:
+        """Return the refusal that holds until the next sample, or None. ``now``: seconds of any steady clock."""
+        if sample.used_bytes is not None and sample.max_bytes:
+            self._used.append((now, sample.used_bytes))
+            bound = sample.max_bytes * self._memory_percent_max // 100
+            if sample.used_bytes > bound:
+                used = f"the store uses {sample.used_bytes} of {sample.max_bytes} bytes; no more above {bound}"
+                return SinkError("store-full", used, retry_after(self._used, bound))
+        if sample.full:
+            detail = "entries that some consumer group has not acked fill the bounds of INLET_RETENTION"
+            return SinkError("backlog-full", detail, FULL_RETRY_AFTER_SECONDS)
+        if sample.backlog_entries is not None and self._backlog_max:
+            self._backlog.append((now, sample.backlog_entries))
+            if sample.backlog_entries > self._backlog_max:
+                waiting = f"{sample.backlog_entries} entries wait for consumers; no more above {self._backlog_max}"
+                return SinkError("backlog-full", waiting, retry_after(self._backlog, self._backlog_max))
+        return None
+
+
+def retry_after(samples: deque[tuple[float, int]], bound: int) -> int:
+    """Return the whole seconds until the quantity is back at ``bound``, at the rate of ``samples`` (at, quantity)."""
+    (began, first), (now, last) = samples[0], samples[-1]
+    fallen, seconds = first - last, now - began
+    if fallen <= 0 or seconds <= 0:
+        return RETRY_AFTER_SECONDS_MAX
+    return max(1, min(RETRY_AFTER_SECONDS_MAX, math.ceil((last - bound) * seconds / fallen)))

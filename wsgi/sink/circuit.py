@@ -1,0 +1,100 @@
+"""The circuit: whether records may be taken now, and if not, why.
+
+What lives here: one immutable value that says so, its changes, and one log line for each change. What must not: Redis,
+threads, when to look at the store (``watcher``), what a batch is.
+
+    closed --a commit fails--> open --the watcher's check succeeds--> closed
+
+While it is open, records are refused at once: waiting for a store that just failed helps nobody. Backpressure refuses
+through the same value while the circuit is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Final, NamedTuple
+
+from wsgi import metrics
+from wsgi.problems import SinkError
+
+log = logging.getLogger("inlet")
+
+MISCONFIGURED: Final = frozenset({"sink-misconfigured", "durability-unavailable"})
+"""Reasons that only the operator can fix: logged as critical, and given to producers as they are."""
+
+
+class CircuitState(NamedTuple):
+    """What holds until it is replaced. Read ``circuit.state`` once, and decide on what was read."""
+
+    refusal: SinkError | None = None
+    """Why records are refused; None to take them. Shared: raise ``fresh(refusal)``, never this object."""
+    open: bool = False
+    """The refusal stands for a commit or check that failed; otherwise for backpressure."""
+    failing: str | None = None
+    """Reason of the last failure, kept until a commit succeeds: each is logged once."""
+    pressing: str | None = None
+    """Reason of the last backpressure; None once there is none."""
+
+
+class Circuit:
+    """Closed, with no backpressure, until something else is reported. Safe for threads, and for forked children."""
+
+    def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Start closed, with an unheld lock: at construction, and in a forked child."""
+        self._lock = threading.Lock()
+        self.state = CircuitState()
+        self.opened = threading.Event()
+        """Set while the circuit is open; the watcher waits for it."""
+
+    def fail(self, error: SinkError) -> None:
+        """Open: refuse from now on, with the reason of a failed commit, or of what a check found since."""
+        with self._lock:
+            state = self.state
+            if state.failing != error.reason:
+                level = logging.CRITICAL if error.reason in MISCONFIGURED else logging.ERROR
+                log.log(level, "sink: commits fail, reason=%s: %s", error.reason, error.detail)
+            refusal = error
+            if error.reason not in MISCONFIGURED:
+                detail = f"not tried, since a commit failed just now: {error.detail}"
+                refusal = SinkError("sink-unavailable", detail)
+            self.state = CircuitState(refusal, True, error.reason, state.pressing)
+            self.opened.set()
+            metrics.CIRCUIT_OPEN.set(1)
+
+    def succeed(self) -> None:
+        """Note that a commit succeeded."""
+        if self.state.failing is None:
+            return
+        with self._lock:
+            log.info("sink: commits succeed again")
+            self.state = self.state._replace(failing=None)
+
+    def look(self, seen: CircuitState, backpressure: SinkError | None) -> None:
+        """Take the verdict of a look at the store that succeeded: close, and refuse only for ``backpressure``.
+
+        ``seen``: the state when the look began. A failure since then stands.
+        """
+        with self._lock:
+            state = self.state
+            pressing = backpressure.reason if backpressure is not None else None
+            if backpressure is not None and pressing != state.pressing:
+                log.warning("sink: refusing, reason=%s: %s", pressing, backpressure.detail)
+            elif pressing != state.pressing:
+                log.info("sink: accepting again")
+            if state.open and not seen.open:
+                self.state = state._replace(pressing=pressing)
+                return
+            self.state = CircuitState(backpressure, False, state.failing, pressing)
+            self.opened.clear()
+            metrics.CIRCUIT_OPEN.set(0)
+
+
+def fresh(error: SinkError) -> SinkError:
+    """Return a copy to raise. A shared exception would collect the frames of everyone who raises it."""
+    return SinkError(error.reason, error.detail, error.retry_after)

@@ -1,0 +1,140 @@
+"""One connection to the store by redis-py, and what its exceptions mean. No redis-py exception leaves ``wsgi.sink``.
+
+What lives here: connecting, closing, sending, reading one reply, error replies as SinkErrors. What must not: commands
+of a commit (``link``) or of a look (``probe``).
+
+Nothing is ever sent twice: redis-py's own retries are off, and a connection that the store has closed is noticed before
+a command is written to it.
+
+SinkErrors are returned, not raised: an exception that is stored or shared keeps the frames it was raised through. The
+driver's own exceptions are cut off from their frames as they are translated, because redis-py leaves cycles there.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from inlet.stream.errors import PASSING, fault
+from wsgi.problems import SinkError
+
+ERRORS = (redis.RedisError, OSError)
+"""What the calls below raise; ``translate`` makes a SinkError of it."""
+
+
+class Driver:
+    """``url``: redis://, rediss:// or unix://. Deadlines in milliseconds. Connects when first used. Not thread-safe."""
+
+    def __init__(self, url: str, *, connect_timeout_ms: int, commit_timeout_ms: int) -> None:
+        # protocol=2: nothing but replies ever arrives. No retry: redis-py would send an XADD again.
+        self._pool = redis.ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=commit_timeout_ms / 1000,
+            **({} if url.startswith("unix:") else {"socket_connect_timeout": connect_timeout_ms / 1000}),
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self._connection: Any = None  # a redis.connection.Connection; most of its methods carry no types
+        self._connected = False
+        self._readable: Callable[[int], list[tuple[int, int]]] = select.poll().poll
+        self.fsyncs_always = False  # appendfsync was found to be always, over this connection
+
+    def connect(self, *, expecting: bool = False) -> None:
+        """Make sure of a connection fit to send on. Raises one of ERRORS.
+
+        ``expecting``: replies may be outstanding, so that readable does not mean closed by the store.
+        """
+        if self._connected:
+            # Between commits nothing arrives; what is readable is the end of the connection.
+            # PERF: redis-py's own can_read(0) does the same in three times the time.
+            if expecting or not self._readable(0):
+                return
+            self.close()
+        if self._connection is None:
+            self._connection = self._pool.make_connection()
+        # The object is used again after a failure: each new one would leave a reference cycle of redis-py's parser.
+        self._connection.connect()
+        poll = select.poll()
+        poll.register(self._connection._sock.fileno(), select.POLLIN)
+        self._readable, self._connected = poll.poll, True
+
+    def send(self, commands: list[bytes]) -> None:
+        """Write packed commands. Raises one of ERRORS."""
+        self._connection.send_packed_command(commands)
+
+    def read(self) -> Any:
+        """Read one reply, as bytes, int or list. Raises one of ERRORS, for an error reply too."""
+        return self._connection.read_response()
+
+    def ask(self, *command: str) -> Any:
+        """Send one command and read its reply. Raises as ``read``."""
+        self._connection.send_command(*command)
+        return self._connection.read_response()
+
+    def has_reply(self) -> bool:
+        """Tell whether ``read`` would return at once. Raises one of ERRORS."""
+        return bool(self._connection.can_read(0))
+
+    def close(self) -> None:
+        """Disconnect; replies not read are lost."""
+        self._connected = self.fsyncs_always = False
+        if self._connection is not None:
+            self._connection.disconnect()
+
+    def forget(self) -> None:
+        """In a forked child: leave the parent's connection alone, and start with none."""
+        self.close()  # redis-py closes its copy of the socket, and shuts nothing down in another process
+        self._connection = None
+
+
+def pack(*words: bytes) -> bytes:
+    """Return one command in RESP2."""
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+
+
+def translate(error: Exception) -> SinkError:
+    """Return what redis-py or the socket raised before anything was stored as a SinkError."""
+    code = code_of(error)
+    text = words(error)
+    _release(error)
+    if code is None:
+        return SinkError("sink-unavailable", f"the store cannot be reached: {text}")
+    refusal = fault(text, code).text
+    passing = code in PASSING or "max number of clients" in refusal
+    return SinkError("sink-unavailable" if passing else "sink-misconfigured", f"the store refuses: {refusal}")
+
+
+def unknown(what: str, error: Exception) -> SinkError:
+    """Return the SinkError of commands that may have been executed: ``what`` happened, because of ``error``."""
+    text = words(error)
+    _release(error)
+    return SinkError("sink-outcome-unknown", f"{what}: {text}")
+
+
+def words(error: Exception | str) -> str:
+    """Return a driver's message on one line, bounded."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def code_of(error: Exception) -> str | None:
+    """Return the first word of the error reply that ``error`` stands for, or None if it is no reply."""
+    # redis-py cuts the word off the message where it has a class for it, LOADING and NOAUTH as ConnectionErrors.
+    code = getattr(error, "status_code", None)
+    if code is None and isinstance(error, redis.ResponseError):
+        code = str(error).partition(" ")[0] or "ERR"
+    return cast("str | None", code)
+
+
+def _release(error: BaseException) -> None:
+    """Cut ``error``, and what it came from, off from the frames: redis-py raises exceptions held in locals."""
+    found: BaseException | None = error
+    while found is not None:
+        context = found.__context__
+        found.__traceback__ = found.__context__ = None
+        found = context

@@ -1,0 +1,131 @@
+"""The watcher: the thread that looks at the store, once a second, from the worker's start.
+
+What lives here: the thread, when it looks, and readiness, which is its last finding. What must not: commands
+(``probe``), what a sample means (``backpressure``), what is refused (``circuit``).
+
+Each look takes a sample and checks that an XADD would succeed at the default level. While the circuit is closed, a look
+changes only readiness and backpressure; while it is open, the first look without a finding closes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wsgi.problems import SinkError
+from wsgi.sink.backpressure import Backpressure
+from wsgi.sink.circuit import Circuit, fresh
+from wsgi.sink.probe import Probe, fault_of
+
+log = logging.getLogger("inlet")
+
+PROBE_SECONDS = (0.05, 0.5)
+"""Pause before the first look at a store that failed, and the longest, to which it doubles: recovery in a second."""
+SAMPLE_SECONDS = 1.0
+"""Pause between two looks at a store that works."""
+LOOK_SECONDS_MAX = 30.0
+"""Age of the last look from which readiness no longer relies on it. A look asks up to nine things, so with the default
+deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
+
+
+class Look(NamedTuple):
+    """A finished look: when, in seconds of ``time.monotonic``, and why records could not be stored, if so."""
+
+    at: float
+    fault: SinkError | None
+
+
+class Watcher:
+    """``level``: the default (``wsgi.sink.durability``). Build it before the fork; ``start`` it in the worker."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        circuit: Circuit,
+        backpressure: Backpressure,
+        *,
+        level: int,
+        look_seconds_max: float = LOOK_SECONDS_MAX,
+    ) -> None:
+        self._probe, self._circuit, self._backpressure = probe, circuit, backpressure
+        self._level = level
+        self._look_seconds_max = look_seconds_max
+        self._after: list[Callable[[], None]] = []
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        """Start with no thread, no look and unheld locks: at construction, and in a forked child."""
+        self._pid = 0  # of the process in which the thread runs
+        self._start_lock = threading.Lock()
+        self._look_lock = threading.Lock()
+        self._last: Look | None = None
+        self._probe.forget()
+
+    def after_look(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made after each look."""
+        self._after.append(call)
+
+    def start(self) -> None:
+        """Start the thread in this process, unless it runs. Threads do not survive a fork: call it after that."""
+        if self._pid == os.getpid():
+            return
+        with self._start_lock:
+            if self._pid != os.getpid():
+                threading.Thread(target=self._live, name="inlet-watcher", daemon=True).start()
+                self._pid = os.getpid()
+
+    def readiness(self) -> SinkError | None:
+        """Return why records cannot be stored now, from the last look and the circuit, or None.
+
+        It neither blocks nor talks to the store.
+        """
+        last, refusal = self._last, self._circuit.state.refusal
+        self.start()
+        age = 0.0 if last is None else time.monotonic() - last.at
+        if last is not None and age <= self._look_seconds_max:
+            refusal = last.fault or refusal
+        elif refusal is None and last is None:
+            return SinkError("sink-unavailable", "the store has not been checked yet")
+        elif refusal is None:
+            return SinkError("sink-unavailable", f"the last check of the store ended {age:.0f} seconds ago")
+        return None if refusal is None else fresh(refusal)
+
+    def look(self) -> None:
+        """Look at the store now, in this thread: the thread's whole work, once."""
+        with self._look_lock:
+            fault = self._look_once()
+            self._last = Look(time.monotonic(), fault)
+        for call in self._after:
+            call()
+
+    def _look_once(self) -> SinkError | None:
+        seen = self._circuit.state
+        sample = self._probe.sample()
+        fault = sample if isinstance(sample, SinkError) else self._probe.check(self._level)
+        if fault is not None and seen.open:
+            self._circuit.fail(fault)
+        elif not isinstance(sample, SinkError):
+            self._circuit.look(seen, self._backpressure.judge(time.monotonic(), sample))
+            fault = fault or fault_of(sample)
+        return fault
+
+    def _live(self) -> None:
+        """The thread's life: look at once, then each second; more often while the circuit is open."""
+        pause, longest = PROBE_SECONDS
+        while True:
+            try:
+                self.look()
+            except Exception:
+                log.exception("sink: a bug in the watcher")
+            if self._circuit.state.open:
+                time.sleep(pause)
+                pause = min(pause * 2, longest)
+            else:
+                pause = PROBE_SECONDS[0]
+                if self._circuit.opened.wait(SAMPLE_SECONDS):
+                    time.sleep(pause)
