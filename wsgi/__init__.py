@@ -9,7 +9,8 @@ To follow one record from its request to its entry ID, read six modules in this 
 5. ``wsgi.sink.batches``         lines -> the open batch -> a commit
 6. ``wsgi.sink.link``            a commit -> XADD -> entry IDs
 
-Before them, ``wsgi.server.connection`` turns bytes into a request. Beside them: ``wsgi.problems`` is the table of every
-refusal, ``wsgi.sink.circuit`` decides whether records may be taken now, ``wsgi.store`` runs the embedded store, and
-``wsgi.settings`` reads the environment. ``app.py`` puts the parts together.
+Before them, ``wsgi.server.connection`` turns bytes into a request. Beside them: ``wsgi.sink.batch`` is a batch's data,
+``wsgi.sink.circuit`` decides whether records may be taken now, ``wsgi.sink.driver`` is the connection to the store,
+``wsgi.problems`` is the table of every refusal, ``wsgi.store`` runs the embedded store, and ``wsgi.settings`` reads the
+environment. ``app.py`` puts the parts together.
 """

@@ -6,6 +6,7 @@ What lives here: which modules one warm ``POST /ingest`` runs. What must not: th
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,24 +17,41 @@ import sys
 import app
 from tests.receivers.support import ONE, Told, ask, environ
 assert ask(app.application, environ(ONE)).status == 202
-seen, env, told = set(), environ(ONE), Told()
+seen, env, told = [], environ(ONE), Told()
 def profile(frame, event, argument):
-    if event == "call":
-        seen.add(frame.f_globals.get("__name__", ""))
+    name = frame.f_globals.get("__name__", "")
+    if event == "call" and name not in seen and name.partition(".")[0] in ("wsgi", "inlet", "falcon"):
+        seen.append(name)
 sys.setprofile(profile)
 body = b"".join(app.application(env, told))
 sys.setprofile(None)
 assert told.answers[0][0] == "202 Accepted"
-print(*sorted(name for name in seen if name.partition(".")[0] in ("wsgi", "inlet", "falcon")))
+print(*seen)
 """
 
 
-def test_one_record_passes_pipeline_native_and_record_on_its_way_to_the_sink(valkey: str, stream: str) -> None:
+HELPERS = {"wsgi.sink.batch", "wsgi.sink.circuit", "wsgi.sink.driver", "wsgi.sink.watcher"}
+"""What the six use on the way: a batch's data, whether records may be taken, the connection, and the watcher's start."""
+
+
+def reading_order() -> list[str]:
+    """The modules that README lists, in its order."""
+    paths = re.findall(r"^\d\. \[[^]]+\]\(([\w/.]+)\)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    return [path.removesuffix(".py").replace("/", ".") for path in paths]
+
+
+def test_one_record_passes_the_modules_of_the_reading_order_in_this_order(valkey: str, stream: str) -> None:
     env = {**os.environ, "REDIS_URL": valkey, "INLET_STREAM": stream}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS
     )
     assert done.returncode == 0, done.stderr
-    outside_of_the_sink = {name for name in done.stdout.split() if not name.startswith("wsgi.sink.")}
-    assert outside_of_the_sink == {"wsgi.receivers.pipeline", "wsgi.receivers.native", "inlet.stream.record"}
-    assert {"wsgi.sink.batches", "wsgi.sink.link"} <= set(done.stdout.split())
+    server, *application = reading_order()
+    assert server == "wsgi.server.turn"
+    assert len(application) == 5
+    assert [name for name in done.stdout.split() if name not in HELPERS] == application
+
+
+def test_the_package_gives_the_reading_order_of_readme() -> None:
+    found = re.findall(r"^\d\. ``([\w.]+)``", (ROOT / "wsgi/__init__.py").read_text(), re.MULTILINE)
+    assert found == reading_order()

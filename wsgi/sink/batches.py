@@ -172,9 +172,12 @@ class Batches:
         for key, part in batch.parts.items():
             if not part.lines:
                 continue
-            for start, stop in spans(part.lines, part.starts, self._entry_bytes_max):
+            lines = part.lines
+            whole = batch.bytes + len(lines) - 1 <= self._entry_bytes_max
+            runs = [(0, len(lines))] if whole else spans(lines, part.starts, self._entry_bytes_max)
+            for start, stop in runs:
                 pieces.append((part, start, stop))
-                commands.append(xadd(key, part.lines[start:stop]))
+                commands.append(xadd(key, lines[start:stop]))
         if batch.level == RECEIVED:
             error = self._link.post(commands, [stop - start for _, start, stop in pieces])
             for part, start, stop in pieces:

@@ -60,7 +60,7 @@ class Link:
         driver = self._driver
         try:
             driver.connect()
-            fault = self._waits.fault(driver, level)
+            fault = self._waits.fault(driver, level) if level > STORED else None
         except ERRORS as error:
             driver.close()
             return [translate(error)] * len(commands), None
