@@ -46,7 +46,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLIN
     """Return the first true value of ``condition``; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
         time.sleep(0.02)
     return value
 

@@ -46,7 +46,7 @@ REQUESTS = Counter(
 )
 RECORDS_STORED = Counter("inlet_records_stored", "Records stored in the stream.", registry=_registry)
 RECORDS_REJECTED = Counter(
-    "inlet_records_rejected", "Records the client was told are refused, by reason.", ["reason"], registry=_registry
+    "inlet_records_rejected", "Records reported to the client as rejected, by reason.", ["reason"], registry=_registry
 )
 RECORDS_DROPPED = Counter(
     "inlet_records_dropped",

@@ -78,3 +78,12 @@ def test_the_master_starts_an_embedded_store_that_died(serve: Serve) -> None:
     wait_until(lambda: post(server.url).status_code == 202, "records are stored again")
     with redis.Redis(unix_socket_path=str(server.data_dir / "valkey.sock")) as client:
         assert client.xlen("logs") >= 2
+
+
+def test_each_worker_looks_at_the_store_before_its_first_request(serve: Serve, valkey: str, client: Any) -> None:
+    def connected() -> set[str]:
+        return {found["id"] for found in client.client_list()}
+
+    before = connected()
+    serve("--workers", "2", REDIS_URL=valkey)
+    wait_until(lambda: len(connected() - before) == 2, "a connection from each worker's watcher")

@@ -216,6 +216,10 @@ class Answer:
             endpoint.settled()
 
 
+def nothing() -> None:
+    """Start nothing: for an application beside whose requests nothing runs."""
+
+
 class Application:
     """The WSGI application: receivers' own paths straight to their endpoints, all others to ``routes``.
 
@@ -227,7 +231,11 @@ class Application:
     ANSWER = "inlet.answer"
     """Environ key: the Answer that a route left."""
 
-    def __init__(self, routes: WSGIApplication, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(
+        self, routes: WSGIApplication, endpoints: Mapping[str, Endpoint], start: Callable[[], object] = nothing
+    ) -> None:
+        self.start = start
+        """Starts what runs beside the requests. Call it once in each worker process, after the fork."""
         self._routes = routes
         self._direct = {path: endpoint.receive for path, endpoint in endpoints.items()}
 

@@ -12,7 +12,7 @@ import falcon
 
 from inlet.stream.errors import InletError
 from wsgi.problems import Refused
-from wsgi.receivers.pipeline import Append, Application, Endpoint, Receiver
+from wsgi.receivers.pipeline import Append, Application, Endpoint, Receiver, nothing
 from wsgi.receivers.refusals import NO_RECEIVER, count, known, problem
 from wsgi.receivers.resources import Health, Metrics, Readiness, Ready, Receive, put
 
@@ -28,14 +28,10 @@ METHODS = "GET, HEAD, POST, OPTIONS"
 
 
 class _Methods:
-    """Falcon middleware: what depends on the method alone, whatever the path; and the start of the sink's watcher."""
-
-    def __init__(self, start: Callable[[], object]) -> None:
-        self._start = start
+    """Falcon middleware: what depends on the method alone, whatever the path."""
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer ``OPTIONS *`` (RFC 9110 section 9.3.7), and refuse methods that nobody defined (section 9.1)."""
-        self._start()
         if req.method not in falcon.COMBINED_METHODS:
             raise Refused("not-implemented", f"no path takes this method; the methods are {METHODS}")
         # A server passes the target "*" as an empty path.
@@ -51,30 +47,23 @@ def create_app(
     append: Append,
     readiness: Readiness,
     payload_bytes_max: int,
-    start: Callable[[], object] = bool,
+    start: Callable[[], object] = nothing,
     drops_unread: bool = False,
 ) -> Application:
     """Return the WSGI application (PEP 3333): ``receivers`` by path, over a sink's ``append`` and ``readiness``.
 
-    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``start``: called in the worker at
-    every request that Falcon routes; it starts whatever ``readiness`` needs, unless that runs. ``drops_unread``:
-    whether retention may trim unread entries, for ``/readyz`` to say.
+    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``start``: what the
+    application's ``start`` calls. ``drops_unread``: whether retention may trim unread entries, for ``/readyz`` to say.
     """
     endpoints = {
         path: Endpoint(receiver, append, payload_bytes_max=payload_bytes_max) for path, receiver in receivers.items()
     }
-    return Application(create_routes(endpoints, readiness, start, drops_unread=drops_unread), endpoints)
+    return Application(create_routes(endpoints, readiness, drops_unread=drops_unread), endpoints, start)
 
 
-def create_routes(
-    endpoints: Mapping[str, Endpoint],
-    readiness: Readiness,
-    start: Callable[[], object] = bool,
-    *,
-    drops_unread: bool = False,
-) -> Routes:
+def create_routes(endpoints: Mapping[str, Endpoint], readiness: Readiness, *, drops_unread: bool = False) -> Routes:
     """Return the Falcon application with every path."""
-    app = falcon.App(media_type="application/json", middleware=[_Methods(start)])
+    app = falcon.App(media_type="application/json", middleware=[_Methods()])
     app.req_options.auto_parse_form_urlencoded = False
     paths = [*endpoints, "/healthz", "/readyz", "/metrics"]
     for path, endpoint in endpoints.items():

@@ -39,7 +39,7 @@ class Turn:
         server.run_turn = self.run
 
     def beat(self) -> None:
-        """Give a heartbeat: a worker that gets on with its requests is not stuck, however long its turn is."""
+        """Give a heartbeat: a worker that is answering requests is not stuck, however long its turn is."""
         self._notify()
         self._beat_due = time.monotonic() + BEAT_SECONDS
 
