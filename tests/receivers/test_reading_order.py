@@ -31,7 +31,7 @@ print(*seen)
 
 
 HELPERS = {"wsgi.sink.batch", "wsgi.sink.circuit", "wsgi.sink.driver", "wsgi.sink.watcher"}
-"""What the six use on the way: a batch's data, whether records may be taken, the connection, and the watcher's start."""
+"""What the six use on the way: a batch's data, the circuit, the connection to the store, and the watcher's start."""
 
 
 def reading_order() -> list[str]:

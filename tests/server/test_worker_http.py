@@ -364,20 +364,22 @@ def test_a_failing_close_is_logged_and_the_server_goes_on(server: Server, client
 
 
 def test_it_serves_unix_sockets_and_several_binds() -> None:
-    path = tempfile.mkdtemp(prefix="server-") + "/s"
-    with Server(binds=("127.0.0.1:0", f"unix:{path}", "127.0.0.1:0")) as server:
+    # Not tmp_path: the path of a socket must be short.
+    with (
+        tempfile.TemporaryDirectory(prefix="server-") as directory,
+        Server(binds=("127.0.0.1:0", f"unix:{directory}/s", "127.0.0.1:0")) as server,
+    ):
         for address in server.addresses:
             with Client(address) as client:
                 assert client.get("/x").json()["environ"]["SERVER_PORT"] == str(address[1])
         assert len(server.addresses) == 2
-        with Client(path) as client:
+        with Client(f"{directory}/s") as client:
             environ = client.get("/x").json()["environ"]
             assert (environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("", "localhost", "80")
 
 
-def test_it_serves_tls_with_gunicorns_settings() -> None:
-    directory = Path(tempfile.mkdtemp(prefix="server-"))
-    key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
+def test_it_serves_tls_with_gunicorns_settings(tmp_path: Path) -> None:
+    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
@@ -401,8 +403,11 @@ def test_it_serves_tls_with_gunicorns_settings() -> None:
 
 def test_proxy_protocol_is_refused_at_the_start() -> None:
     server = Server("--proxy-protocol", "v1")
-    assert server.exited() != 0
-    assert "proxy_protocol is not supported" in server.log()
+    try:
+        assert server.exited() != 0
+        assert "proxy_protocol is not supported" in server.log()
+    finally:
+        server.__exit__()
 
 
 def test_the_access_log_is_gunicorns_when_switched_on() -> None:

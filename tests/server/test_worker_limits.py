@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,14 @@ def server() -> Iterator[Server]:
 def patient() -> Iterator[Server]:
     """The worker's own deadlines."""
     with Server("--keep-alive", "60") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Server]:
+    """The small sizes of ``server``, with the worker's own deadlines: for requests that must not meet one."""
+    sizes = {name: value for name, value in LIMITS.items() if name.endswith("bytes_max")}
+    with Server("--keep-alive", "60", limits=sizes) as running:
         yield running
 
 
@@ -204,16 +214,16 @@ def test_a_header_field_may_have_8190_bytes_and_no_more(patient: Server) -> None
     assert refused(patient, request("/x", fits + "a")) == 431
 
 
-def test_a_head_that_does_not_end_is_refused_once_over_its_bound(server: Server) -> None:
+def test_a_head_that_does_not_end_is_refused_once_over_its_bound(small: Server) -> None:
     data = b"GET / HTTP/1.1\r\n" + b"A: " + b"b" * 6000 + b"\r\n"
-    assert refused(server, data + (b"A: " + b"b" * 6000 + b"\r\n") * 3) == 431
+    assert refused(small, data + (b"A: " + b"b" * 6000 + b"\r\n") * 3) == 431
 
 
 @pytest.mark.parametrize("size", [300_000, 300_001])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_at_its_bound_is_taken_and_one_byte_more_is_413(server: Server, size: int, *, chunked: bool) -> None:
+def test_a_body_at_its_bound_is_taken_and_one_byte_more_is_413(small: Server, size: int, *, chunked: bool) -> None:
     body = b"b" * size
-    with server.client() as client:
+    with small.client() as client:
         if chunked:
             head = request("/x", "Transfer-Encoding: chunked", method="POST")
             client.send(head + b"%x\r\n" % size + body + b"\r\n0\r\n\r\n")
@@ -315,10 +325,15 @@ def test_big_bodies_do_not_hold_up_small_requests(patient: Server) -> None:
     with patient.client() as small:
         assert small.get("/x").status == 200
         bigs = [patient.client() for _ in range(6)]
+        (pid,) = patient.workers()
+        # Stopped, so that all of it is there when the first one is looked at.
+        os.kill(pid, signal.SIGSTOP)
         for big in bigs:
             big.send(request("/slow?0.4", method="POST", body=b"b" * 100_000))
+        small.send(request("/x"))
+        os.kill(pid, signal.SIGCONT)
         answered_before = []
-        assert small.get("/x").status == 200
+        assert small.read().status == 200
         for big in bigs:
             big.sock.setblocking(False)
             try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 """For everything that must happen at all; generous, since the machine may be busy."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import redis
 
 from tests.sink.support import Sink, Store, once_closed, refused
-from tests.support import wait_until
+from tests.support import listen_on_a_free_port, wait_until
 from wsgi.problems import SinkError
 from wsgi.sink.durability import RECEIVED, REPLICATED, STORED, SYNCED
 
@@ -34,16 +33,9 @@ def stores() -> Iterator[Any]:
 def pair(stores: Any) -> tuple[Store, Store]:
     """A primary and its replica, connected."""
     primary = stores()
-    primary.client.config_set("port", str(free_port()))
-    replica = stores("--replicaof", f"127.0.0.1 {primary.client.config_get('port')['port']}")
+    replica = stores("--replicaof", f"127.0.0.1 {listen_on_a_free_port(primary.client)}")
     wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", "the replica is connected")
     return primary, replica
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None:
@@ -111,7 +103,7 @@ def test_a_request_that_asks_for_less_gets_the_default(valkey: str, stream: str)
 
 def test_replicated_counts_the_replicas_and_recovers(pair: tuple[Store, Store], stream: str) -> None:
     primary, replica = pair
-    subject = Sink(primary.url, stream, level=REPLICATED, commit_timeout_ms=800)
+    subject = Sink(primary.url, stream, level=REPLICATED, commit_timeout_ms=3_000)
     subject.check()
     subject.append([b"1"]).commit()
     assert replica.client.xlen(stream) == 1
@@ -170,7 +162,7 @@ def test_a_record_dropped_at_received_shows_with_no_request_after_it(
 
 def test_who_waits_behind_a_commit_that_failed_is_refused_without_another_wait(stores: Any, stream: str) -> None:
     store = stores()
-    subject = Sink(store.url, stream, commit_timeout_ms=500)
+    subject = Sink(store.url, stream, commit_timeout_ms=2_000)
     subject.append([b"0"]).commit()
     store.process.send_signal(signal.SIGSTOP)
     first = subject.append([b"1"])
@@ -247,7 +239,7 @@ def test_a_cause_that_changes_while_the_circuit_is_open_is_logged(
 ) -> None:
     """Regression: the first cause stayed for good, and a missing password was never named."""
     store = stores()
-    subject = Sink(store.url, stream, commit_timeout_ms=500)
+    subject = Sink(store.url, stream, commit_timeout_ms=2_000)
     subject.append([b"0"]).commit()
     store.process.send_signal(signal.SIGSTOP)
     with refused("sink-outcome-unknown"):

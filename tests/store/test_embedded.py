@@ -75,7 +75,7 @@ def live_pid(data_dir: Path) -> int:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -124,7 +124,7 @@ def master(data_dir: Path) -> Iterator[Master]:
     yield start
     for process in running:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -321,7 +321,7 @@ def test_a_worker_cannot_stop_the_store_nor_free_its_directory(data_dir: Path, s
 def test_an_inlet_that_ends_without_a_stop_still_stops_its_store(data_dir: Path, master: Master) -> None:
     process = master()
     assert said(process) == "ready"
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert store_pid(data_dir) == 0
 
 
