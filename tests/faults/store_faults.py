@@ -260,8 +260,9 @@ def busy(rig: Rig) -> Iterator[None]:
 def clients_full(rig: Rig) -> Iterator[None]:
     """maxclients is reached: whoever connects is turned away."""
     with rig.store.client() as client:
-        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        # In this order: whoever is cut off cannot be back before the bound holds.
         client.execute_command("CONFIG", "SET", "maxclients", 1)
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         try:
             yield
         finally:
