@@ -112,15 +112,15 @@ def watch_store(server: Any, store: EmbeddedStore) -> None:
 
     def watch() -> None:
         nonlocal reported
-        status = store.poll()
-        if status is not None:
+        # Not its status: gunicorn's reaper is usually first, and then nobody knows it.
+        if store.poll() is not None:
             try:
                 store.start()
                 reported = ""
-                server.log.error("inlet: the store ended with status %d and was restarted", status)
+                server.log.error("inlet: the store ended and was restarted; see %s", store.log_path)
             except InletError as error:
                 if error.detail != reported:
-                    server.log.critical("inlet: the store ended with status %d: %s", status, error.detail)
+                    server.log.critical("inlet: the store ended: %s", error.detail)
                 reported = error.detail
         murder_workers()
 
@@ -156,10 +156,8 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """In the worker: take a metrics slot, and let go of the store's lock."""
+    """In the worker: take a metrics slot."""
     metrics.take_slot(worker.inlet_slot)
-    if store is not None:
-        store.close_in_child()
 
 
 def post_worker_init(worker: Any) -> None:

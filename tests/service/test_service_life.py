@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -145,21 +146,14 @@ def kill_all_of(server: Server, *spared: int) -> None:
     server.process.wait(DEADLINE_SECONDS)
 
 
-def kept_over_the_kill(serve: Serve, first: Server) -> None:
+def kept_over_the_kill(serve: Serve, first: Server, *args: str) -> None:
     """The next start on the same directory has what was stored before, stores more, and stops cleanly."""
-    second = serve("--workers", "1", INLET_DATA_DIR=str(first.data_dir))
+    second = serve("--workers", "1", *args, INLET_DATA_DIR=str(first.data_dir))
     assert post(second, "after").status_code == 202
     with redis.Redis(unix_socket_path=str(first.data_dir / "valkey.sock")) as client:
         assert [line[0] for line in stored_lines(client, "logs")] == ["kept", "after"]
     assert second.stop() == 0
     assert not (first.data_dir / "valkey.sock").exists()
-
-
-def state(pid: int) -> str:
-    """The state of a process, as a letter (proc(5)); empty once it is gone."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return ""
 
 
 def test_the_embedded_store_keeps_everything_over_a_kill_of_all_processes(serve: Serve) -> None:
@@ -177,29 +171,25 @@ def test_a_store_that_outlives_the_kill_is_stopped_by_the_next_start(serve: Serv
     kept_over_the_kill(serve, first)
 
 
-def test_after_kill_9_of_the_master_the_next_start_waits_for_a_worker_that_still_holds_the_lock(serve: Serve) -> None:
-    """Regression: the next start gave up, since a worker forked just before the kill still held its master's lock."""
-    first = serve("--workers", "1", "-c", "tests/service/orphan.conf.py")
+def test_after_kill_9_of_the_master_the_next_start_gave_up_while_a_worker_still_lived(serve: Serve) -> None:
+    """Regression: it found the address in use by a worker that had not noticed yet, and ended after five seconds."""
+    first = serve("--workers", "1")
     assert post(first, "kept").status_code == 202
-    before = set(first.workers())
-    (first.data_dir / "hold").touch()
-    first.signal(signal.SIGTTIN)
-    wait_until(lambda: set(first.workers()) - before, "a second worker is forked")
-    (orphan,) = set(first.workers()) - before
-    wait_until(lambda: state(orphan) == "T", "it stops, with the lock")
-    (first.data_dir / "hold").unlink()
+    (orphan,) = first.workers()
+    # Stopped, so that it certainly outlives its master.
+    os.kill(orphan, signal.SIGSTOP)
     kill_all_of(first, orphan)
     lock = first.data_dir / "inlet.lock"
 
     def let_go() -> None:
-        """Let the orphan go on, once the next master has the lock's file open: it cannot have got the lock."""
+        """Let the orphan go on, later than gunicorn tries to listen by itself."""
         wait_until(lambda: openers(lock) - {orphan}, "the next start finds the lock held")
-        assert state(orphan) == "T"
+        time.sleep(7)
         os.kill(orphan, signal.SIGCONT)
 
     with futures.ThreadPoolExecutor(1) as pool:
         going = pool.submit(let_go)
-        kept_over_the_kill(serve, first)
+        kept_over_the_kill(serve, first, "--bind", f"{first.host}:{first.port}")
         going.result()
 
 

@@ -41,14 +41,6 @@ BODY
 os.write(1, b"ready\\n")  # print would write the line in two pieces where PYTHONUNBUFFERED is set
 sys.stdin.read()
 """
-WORKER = """
-if os.fork() == 0:
-    store.close_in_child()
-    os.write(1, b"worker %d\\n" % os.getpid())
-    time.sleep(30)
-    os._exit(0)
-"""
-
 Master = Callable[..., subprocess.Popen[str]]
 
 
@@ -287,29 +279,10 @@ def test_of_two_inlets_started_at_once_over_an_orphan_one_wins(data_dir: Path, m
     assert sorted(said(process).split()[0] for process in both) == ["ready", "refused"]
 
 
-def test_an_orphaned_worker_does_not_hold_the_directory(data_dir: Path, master: Master) -> None:
-    process = master(WORKER)
-    lines = {said(process), said(process)}
-    worker = next(int(line.split()[1]) for line in lines if line.startswith("worker"))
-    store = EmbeddedStore(data_dir)
-    try:
-        with pytest.raises(StoreError, match="another Inlet"):
-            store.start()
-        process.kill()
-        process.wait()
-        store.start()
-        os.kill(worker, 0)
-    finally:
-        kill(worker)
-        store.stop()
-
-
 def test_a_worker_cannot_stop_the_store_nor_free_its_directory(data_dir: Path, store: EmbeddedStore) -> None:
     pid = os.fork()
     if pid == 0:
         store.stop()
-        store.close_in_child()
-        store.close_in_child()
         store.stop()
         os._exit(0 if store.poll() == 0 else 1)
     assert os.waitpid(pid, 0)[1] == 0
@@ -409,7 +382,7 @@ if os.fork() == 0:
 
 
 def orphan_of(master: Master, seconds: float) -> int:
-    """A forked process that has not let go of ``inlet.lock``, and whose master was killed."""
+    """A forked process, which shares ``inlet.lock``, and whose master was killed."""
     process = master(HOLDER.replace("SECONDS", str(seconds)))
     lines = [said(process), said(process)]
     process.kill()

@@ -11,7 +11,7 @@ so there are never two servers on one append-only file, and the new one is alway
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import os
 import subprocess
 import time
@@ -20,6 +20,8 @@ from pathlib import Path
 from inlet.stream.place import SOCKET_NAME, embedded_url
 from wsgi.store import locks, server
 from wsgi.store.errors import StoreError
+
+log = logging.getLogger("inlet")
 
 STOP_SECONDS_MAX = 60.0
 """How long a store may take to sync its file and exit; it is not killed after that."""
@@ -80,9 +82,14 @@ class EmbeddedStore:
         if self._process is not None:
             # Where gunicorn's reaper was first, the wait ends as well, with an invented status.
             self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(STOP_SECONDS_MAX)
                 self.socket_path.unlink(missing_ok=True)
+            except subprocess.TimeoutExpired:
+                log.error(
+                    "store: process %d did not exit within %.0f s, and is left to the next start",
+                    self._process.pid, STOP_SECONDS_MAX,
+                )  # fmt: skip
             self._process = None
         self._release()
 
@@ -94,13 +101,6 @@ class EmbeddedStore:
         if self._process is None or self._owner_pid != os.getpid():
             return 0
         return self._process.poll()
-
-    def close_in_child(self) -> None:
-        """In a forked worker: let go of the directory's lock, so that an orphaned worker does not hold it."""
-        if self._owner_pid != os.getpid() and self._lock is not None:
-            # Not LOCK_UN, which would free the starter's lock too: the description is shared.
-            os.close(self._lock)
-            self._lock = self._process = None
 
     def _acquire(self) -> None:
         """Make the directory and take ``inlet.lock``, unless held from before."""
@@ -127,8 +127,14 @@ class EmbeddedStore:
         """Take ``valkey.lock``, stopping the store that a killed Inlet has left there; return its descriptor."""
         lock = locks.open_lock(self.data_dir / "valkey.lock")
         try:
-            deadline, reply = time.monotonic() + STOP_SECONDS_MAX, ""
+            deadline, reply, waiting = time.monotonic() + STOP_SECONDS_MAX, "", False
             while not locks.take(lock):
+                if not waiting:
+                    waiting = True
+                    log.warning(
+                        "store: stopping a store of an earlier Inlet (%s), %.0f s at most",
+                        locks.owner(lock), STOP_SECONDS_MAX,
+                    )  # fmt: skip
                 # Again and again: it may be about to open its socket, or be gone while its rewriting child is not.
                 reply = server.command(self.socket_path, b"SHUTDOWN NOSAVE") or reply
                 if time.monotonic() > deadline:

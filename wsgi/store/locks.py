@@ -7,10 +7,10 @@ The kernel drops a lock with its last holder, however that ends, so no pid file 
     inlet.lock   held by the Inlet (gunicorn master) that owns the directory
     valkey.lock  passed on to valkey-server, so held while any of its processes can still write the files
 
-A fork shares the lock. A worker lets go of ``inlet.lock`` right after it (``EmbeddedStore.close_in_child``), but one
-whose master is killed in between holds on until it notices, up to the time gunicorn gives it. So whoever finds
-``inlet.lock`` held reads who took it: where the owner lives, the start is refused; where it is gone, it left an
-orphan, and waiting helps.
+A fork shares the lock, so each worker holds ``inlet.lock`` as long as it lives, and with it the address that the next
+start wants to listen on. A worker whose master was killed notices and ends, after it has answered what it had begun. So
+whoever finds ``inlet.lock`` held reads who took it: if the owner lives, the start is refused; if it is gone, it left
+orphans, and waiting helps.
 """
 
 from __future__ import annotations
