@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -283,3 +284,35 @@ def test_a_client_that_sends_for_ever_is_cut_at_the_end_of_lingering() -> None:
         thread.start()
         thread.join(DEADLINE_SECONDS)
         assert ended.is_set()
+
+
+def test_each_answer_to_a_pipelining_client_let_another_read_in() -> None:
+    """Regression: reading went on after each answer, however much was buffered, and all of it was copied for each.
+
+    8 MiB of requests took 40 s instead of 6, and as much memory as two copies of what was left.
+    """
+    with Server() as server, server.client() as client:
+        one = b"GET /list HTTP/1.1\r\nHost: a\r\n\r\n"
+        count = 8 * 2**20 // len(one)
+        sender = threading.Thread(target=client.sock.sendall, args=(one * count,), daemon=True)
+        (pid,) = server.workers()
+        before, most, answered, tail = resident_kib(pid), 0, 0, b""
+        end = time.monotonic() + 2 * DEADLINE_SECONDS
+        sender.start()
+        while answered < count:
+            assert time.monotonic() < end, f"{answered} of {count} answers"
+            data = client.sock.recv(1 << 20)
+            assert data
+            answered += (tail + data).count(b"HTTP/1.1 200 ")
+            tail = data[-12:]
+            most = max(most, resident_kib(pid))
+        sender.join(DEADLINE_SECONDS)
+        # 1 MiB measured; 17 MiB before.
+        assert most - before < 6 * 1024
+
+
+def resident_kib(pid: int) -> int:
+    """The process's resident memory (VmRSS of proc(5)), in KiB."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])

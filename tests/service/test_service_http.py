@@ -299,3 +299,28 @@ def test_500_of_a_bug_is_a_problem_too_and_its_traceback_is_in_the_log(serve: Se
     refused(answer, 500, "internal")
     assert "a bug of the test" in server.log()
     assert "a bug of the test" not in answer.text
+
+
+@pytest.mark.parametrize("how", [("-k", "sync"), ("-k", "gthread", "--threads", "4")], ids=lambda how: how[1])
+def test_broken_chunks_were_a_bug_of_the_service_under_gunicorns_own_workers(
+    how: tuple[str, ...], serve: Serve, valkey: str, stream: str
+) -> None:
+    # Found from outside: gunicorn's exceptions derive from none that a stream usually raises.
+    server = serve(*how, "--workers", "1", REDIS_URL=valkey, INLET_STREAM=stream)
+    head = b"POST /ingest HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    bad = (b"zz\r\n\r\n", b"1;a=\r\n{\r\n0\r\n\r\n", b"1\r\n{}\r\n0\r\n\r\n", b"1\r\n{\r\n0\r\nbad trailer\r\n\r\n")
+    for chunks in bad:
+        status, _, body = server.send(head + chunks, half_close=True)
+        assert (status, ujson.loads(body)["reason"]) == (400, "malformed-payload"), chunks
+    assert "Traceback" not in server.log()
+
+
+def test_a_length_with_leading_zeros_was_taken_for_a_huge_one(inlet: Inlet) -> None:
+    body = ujson.dumps(record()).encode()
+    head = f"POST /ingest HTTP/1.1\nHost: a\nContent-Type: application/json\nContent-Length: {len(body):030d}"
+    assert inlet.raw(head, body)[0] == 202
+    assert len(inlet.stored()) == 1
+
+
+def test_a_long_method_that_is_unknown_is_not_implemented(inlet: Inlet) -> None:
+    assert inlet.raw(f"{'A' * 33} / HTTP/1.1\nHost: a")[0] == 501

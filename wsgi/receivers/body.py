@@ -25,6 +25,7 @@ def read_body(environ: dict[str, Any], bytes_max: int) -> bytes:
     if length:
         if not length.isdecimal():
             raise ClientError("malformed-payload", "Content-Length is not a number")
+        length = length.lstrip("0") or "0"
         if len(length) > LENGTH_DIGITS_MAX or int(length) > bytes_max:
             raise too_large(bytes_max)
     # wsgi.input_terminated: the server ends the stream where the body ends (chunked coding, RFC 9112 section 7.1).
@@ -38,7 +39,8 @@ def read_body(environ: dict[str, Any], bytes_max: int) -> bytes:
         while size < bound and (piece := read(bound - size)):
             pieces.append(piece)
             size += len(piece)
-    except (OSError, EOFError, ValueError) as error:
+    except Exception as error:
+        # Servers raise what they like here: gunicorn's own exceptions derive from none of the usual ones.
         raise unreadable(error) from None
     if length and size < bound:
         raise cut_short(size, bound)

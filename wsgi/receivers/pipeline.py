@@ -130,7 +130,7 @@ class Endpoint:
             if 0 <= size <= self._bytes_max:
                 try:
                     body = environ["wsgi.input"].read(size)
-                except (OSError, EOFError, ValueError) as error:
+                except Exception as error:
                     raise unreadable(error) from None
                 if len(body) != size:
                     raise cut_short(len(body), size)

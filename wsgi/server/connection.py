@@ -259,7 +259,8 @@ class Connection(asyncio.Protocol):
         server, exchange = self.server, self.exchange
         mode = CLOSE if (server.closes or self.eof) and not self.unread else exchange.head.mode
         outcome = exchange.answer(result, mode)
-        if outcome == KEEP_ALIVE and not (self.unread or self.eof or self.held or exchange.paused) and self.transport:
+        busy = self.unread or self.eof or self.held or exchange.paused or not self.reading
+        if outcome == KEEP_ALIVE and not busy and self.transport:
             # PERF: the usual end of an answer, as _answered and _go_on would make it.
             self.answered += 1
             self.data = b""
@@ -312,10 +313,12 @@ class Connection(asyncio.Protocol):
         elif self.unread:
             self.state = ANSWERED_NEXT[self.state]
             self.data, self.unread = self.unread, b""
-            self.resume_reading()
+            if len(self.data) <= self.server.limits.unread_bytes_max:
+                self.resume_reading()
             self.server.arrive(self)
         else:
             self.state = ANSWERED[self.state]
+            self.resume_reading()
 
     def _unanswered(self, outcome: int) -> None:
         """Go on after an answer that is not complete."""

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from wsgi.server.refusal import HttpError, bad
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
     r"(?P<host>\[(?P<six>[0-9A-Fa-f:.]+)\]"
