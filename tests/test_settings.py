@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 from inlet.stream.limits import RecordLimits
 from inlet.stream.place import SOCKET_NAME, SOCKET_PATH_BYTES_MAX, STREAM_CHARS_MAX, redacted
 from inlet.stream.retention import Retention
+from tests.stream.urls import SECRET, UNUSABLE, USABLE
 from tests.support import ROOT
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.settings import STRING_BYTES_MAX, Settings, SettingsError, env_name, load
-
-SECRET = "hunter2"
 
 
 def fault(environ: dict[str, str]) -> str:
@@ -150,17 +149,7 @@ def test_a_bad_name_of_a_stream_is_refused(name: str) -> None:
     assert fault({"INLET_STREAM": name}).startswith("INLET_STREAM=")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://localhost",
-        "redis://localhost:6379/0",
-        f"rediss://user:{SECRET}@redis.example:6380/15?ssl_cert_reqs=required&client_name=inlet",
-        f"redis://:{SECRET}%40%23@[::1]:6379",
-        "unix:///run/redis/redis.sock",
-        f"unix://user:{SECRET}@/run/redis.sock?db=2",
-    ],
-)
+@pytest.mark.parametrize("url", USABLE)
 def test_a_url_that_redis_py_reads_is_taken_as_it_is(url: str) -> None:
     settings = load({"REDIS_URL": url})
     assert settings.store_url == url
@@ -169,43 +158,7 @@ def test_a_url_that_redis_py_reads_is_taken_as_it_is(url: str) -> None:
     assert SECRET not in repr(settings)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "localhost:6379",
-        SECRET,
-        f":{SECRET}@localhost:6379",
-        f"http://user:{SECRET}@localhost",
-        f"redis:/user:{SECRET}@localhost",
-        f"redis:user:{SECRET}@localhost",
-        "redis+cluster://localhost",
-        "redis+sentinel://localhost",
-        f"redis://:{SECRET}",
-        f"redis://user:{SECRET}@",
-        f"redis://user:{SECRET}@localhost:99999",
-        f"redis://user:{SECRET}@localhost:port",
-        f"redis://user:{SECRET}@localhost:0",
-        f"redis://user:{SECRET}#x@localhost",
-        f"redis://user:{SECRET}?x@localhost",
-        f"redis://user:{SECRET}/x@localhost",
-        f"redis://user:{SECRET}@x@localhost/zero",
-        f"redis://user:{SECRET}@local host",
-        f"redis://user:{SECRET}\n@localhost",
-        f"redis://user:{SECRET}@localhost/0/1",
-        f"redis://user:{SECRET}@[::1",
-        f"redis://localhost?password={SECRET}",
-        "redis://localhost?socket_timeout=600",
-        "redis://localhost?retry_on_timeout=1",
-        "redis://localhost?db=x",
-        "redis://localhost/0#1",
-        "redis:///0",
-        "redis://",
-        "unix://",
-        "unix:///",
-        "unix://data/valkey.sock",
-        "unix:data.sock",
-    ],
-)
+@pytest.mark.parametrize("url", UNUSABLE)
 def test_an_unusable_url_is_refused_and_its_password_not_shown(url: str) -> None:
     line = fault({"REDIS_URL": url})
     assert line.startswith("REDIS_URL=")

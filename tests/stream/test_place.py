@@ -18,8 +18,7 @@ from inlet.stream.place import (
     from_environment,
     redacted,
 )
-
-SECRET = "hunter2-and-more"
+from tests.stream.urls import SECRET, UNUSABLE, USABLE
 
 
 def fault(**environ: str) -> str:
@@ -63,49 +62,14 @@ def test_a_bad_name_of_a_stream_is_refused(name: str) -> None:
     assert fault(INLET_STREAM=name).startswith("INLET_STREAM=")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://localhost",
-        "redis://localhost:6379/0",
-        f"rediss://user:{SECRET}@redis.example:6380/15?ssl_cert_reqs=required&client_name=inlet",
-        f"redis://:{SECRET}%40%23@[::1]:6379",
-        "unix:///run/redis/redis.sock",
-        f"unix://user:{SECRET}@/run/redis.sock?db=2",
-    ],
-)
+@pytest.mark.parametrize("url", USABLE)
 def test_a_url_that_redis_py_reads_is_taken_as_it_is(url: str) -> None:
     assert from_environment({"REDIS_URL": url}).url == url
     redis.ConnectionPool.from_url(url)
     assert SECRET not in redacted(url)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "localhost:6379",
-        SECRET,
-        f":{SECRET}@localhost:6379",
-        f"http://user:{SECRET}@localhost",
-        f"redis:/user:{SECRET}@localhost",
-        "redis+cluster://localhost",
-        f"redis://:{SECRET}",
-        f"redis://user:{SECRET}@",
-        f"redis://user:{SECRET}@localhost:99999",
-        f"redis://user:{SECRET}@localhost:0",
-        f"redis://user:{SECRET}#x@localhost",
-        f"redis://user:{SECRET}/x@localhost",
-        f"redis://user:{SECRET}@local host",
-        f"redis://user:{SECRET}\n@localhost",
-        f"redis://user:{SECRET}@[::1",
-        f"redis://localhost?password={SECRET}",
-        "redis://localhost?socket_timeout=600",
-        "redis://localhost?db=x",
-        "redis:///0",
-        "unix://",
-        "unix://data/valkey.sock",
-    ],
-)
+@pytest.mark.parametrize("url", UNUSABLE)
 def test_an_unusable_url_is_refused_and_its_password_not_shown(url: str) -> None:
     line = fault(REDIS_URL=url)
     assert line.startswith("REDIS_URL=")
