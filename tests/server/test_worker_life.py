@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -62,6 +63,24 @@ def test_term_answers_every_request_written_before_it_and_then_ends() -> None:
         assert "cut off" not in server.log()
         for client in [*kept, *fresh, *idle]:
             client.sock.close()
+
+
+def test_a_client_that_paused_for_a_moment_found_its_connection_closed_by_a_worker_that_ended() -> None:
+    """Regression: each recycled worker, and each HUP, cost such clients a request."""
+    with Server(limits={"drain_idle_seconds": 25}) as server, server.client() as client:
+        assert client.get("/x").status == 200
+        server.process.terminate()
+        until(lambda: refuses(server.address), "master and worker have closed the listening socket", server)
+        answer = client.get("/x")
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert client.closed()
+        assert server.exited() == 0
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there any more."""
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == errno.ECONNREFUSED
 
 
 def test_term_waits_for_a_body_that_is_still_arriving() -> None:

@@ -49,6 +49,9 @@ class Limits:
     """Seconds without a byte after which a closing connection is reset: the client has had time to read its answer."""
     collect_every_seconds: float = 10
     """Seconds between two garbage collections, which run between turns and only after requests. Longer: more memory."""
+    drain_idle_seconds: float = 0.5
+    """Seconds since its last answer for which a worker that ends keeps an idle connection open: a client that sends one
+    request after the other gets an answer and a Connection: close. Later ones find it closed."""
     drain_margin_seconds: float = 1
     """Seconds by which a drain ends before gunicorn's graceful_timeout, at which the master kills the worker."""
 
@@ -70,4 +73,4 @@ class Limits:
 
 LIMIT_MAX = 2**40
 """No limit may be larger (1 TiB; 34,000 years): a larger number is a typing error."""
-_MAY_BE_ZERO = frozenset(("big_bytes", "body_grace_seconds", "drain_margin_seconds"))
+_MAY_BE_ZERO = frozenset(("big_bytes", "body_grace_seconds", "drain_idle_seconds", "drain_margin_seconds"))

@@ -201,12 +201,17 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _drain(self) -> None:
         """Close what is idle and has nothing in the kernel's buffer; end once nothing is left, or time is up."""
-        self.server.clock = time.monotonic()
+        self.server.clock = clock = time.monotonic()
+        idle_seconds = self.limits.drain_idle_seconds
         for connection in list(self.server.connections):
-            late = connection.state == CLOSING and self.server.clock - connection.since > DRAIN_LINGER_SECONDS
+            late = connection.state == CLOSING and clock - connection.since > DRAIN_LINGER_SECONDS
             if late and connection.transport is not None and not connection.transport.get_write_buffer_size():
                 connection.transport.abort()  # The answer is out.
-        idle = {c.transport.get_extra_info("socket").fileno(): c for c in self.server.connections if c.state == IDLE}
+        idle = {
+            c.transport.get_extra_info("socket").fileno(): c
+            for c in self.server.connections
+            if c.state == IDLE and clock - c.since >= idle_seconds
+        }
         poll = select.poll()
         for fileno in idle:
             poll.register(fileno, select.POLLIN)
