@@ -71,6 +71,7 @@ def test_a_client_that_paused_for_a_moment_found_its_connection_closed_by_a_work
         assert client.get("/x").status == 200
         server.process.terminate()
         until(lambda: other.get("/x").headers.get("connection") == "close", "the worker has begun to end", server)
+        time.sleep(1)  # Fifty looks at what is idle.
         answer = client.get("/x")
         assert (answer.status, answer.headers["connection"]) == (200, "close")
         assert client.closed()
