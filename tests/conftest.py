@@ -111,6 +111,16 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def own_store() -> Iterator[EmbeddedStore]:
+    """A store that this test may stop, pause or spoil."""
+    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
+        store = EmbeddedStore(Path(directory))
+        store.start()
+        yield store
+        store.stop()
+
+
+@pytest.fixture
 def stream() -> str:
     """A stream's name that nobody else uses."""
     return f"test-{uuid.uuid4().hex}"

@@ -7,28 +7,14 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from inlet import AsyncReader, BadRecord, Entry, Reader, Record
-from tests.consumer.support import QUICK, Handler, Run, add, connect, dead, fill, pending, runner, until
+from tests.consumer.support import QUICK, Handler, Run, add, dead, fill, pending, until
 from tests.support import wait_until
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """A reader of either kind."""
-    return runner(request.param)
-
-
-@pytest.fixture
-def db(store_url: str) -> Iterator[Any]:
-    """redis-py on the store in turn."""
-    with connect(store_url) as client:
-        yield client
 
 
 def test_every_record_is_handled_once_in_order_and_every_entry_acked(

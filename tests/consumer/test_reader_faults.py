@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inlet import Entry, Reader, StoreRefuses
-from tests.consumer.support import QUICK, Handler, Run, add, connect, fill, pending, runner, until
+from tests.consumer.support import QUICK, Handler, Run, add, connect, fill, pending, until
 from wsgi.store.embedded import EmbeddedStore
-
-
-@pytest.fixture(params=["sync", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """A reader of either kind."""
-    return runner(request.param)
-
-
-@pytest.fixture
-def db(store_url: str) -> Iterator[Any]:
-    """redis-py on the store in turn."""
-    with connect(store_url) as client:
-        yield client
 
 
 def test_a_group_that_a_flush_took_is_made_again_from_the_oldest_entry(
@@ -84,16 +68,6 @@ def test_a_key_that_is_not_a_stream_is_refused(run: Run, store_url: str, db: Any
 def test_an_invalid_url_is_refused() -> None:
     with pytest.raises(StoreRefuses, match="not an address"):
         Reader("http://localhost", "logs", "g")
-
-
-@pytest.fixture
-def own_store() -> Iterator[EmbeddedStore]:
-    """A store that this test may stop."""
-    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
-        store = EmbeddedStore(Path(directory))
-        store.start()
-        yield store
-        store.stop()
 
 
 def test_a_store_that_goes_away_is_waited_for_and_that_is_said_once(

@@ -5,10 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,16 +17,6 @@ from wsgi.problems import PROBLEMS, SinkError
 from wsgi.sink.batch import Batch
 from wsgi.sink.batches import Batches, Ticket
 from wsgi.store.embedded import EmbeddedStore
-
-
-@pytest.fixture
-def own_store() -> Iterator[EmbeddedStore]:
-    """A store that this test may stop, pause or spoil."""
-    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
-        store = EmbeddedStore(Path(directory))
-        store.start()
-        yield store
-        store.stop()
 
 
 def pid_of(store: EmbeddedStore) -> int:
