@@ -2,7 +2,8 @@
 # make test    install everything and run the tests, in parallel
 # make check   lint, types and tests
 # make lint    lint and types
-# make bench   build the benchmark's peers and run every comparison (an hour; needs Go, Rust and wrk)
+# make bench   build the benchmark's peers and run every comparison (40 minutes; needs Go, Rust and wrk)
+# make bench-quick   the loads and peers that show whether something became slower (5 minutes)
 # make faults  run the fault suite and print its table
 # make soak    ten minutes of load under random faults
 # make clean   remove the virtual environment and all caches
@@ -17,7 +18,7 @@ GUNICORN_ARGS ?=
 TEST_PROCESSES ?= 4
 PYTEST_ARGS ?=
 
-.PHONY: run test check lint peers bench faults soak clean
+.PHONY: run test check lint peers bench bench-quick faults soak clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python -m wsgi.settings
@@ -36,8 +37,11 @@ peers: $(VENV)/test.stamp
 	$(BIN)/python -m bench peers
 
 bench: peers
-	$(BIN)/python -m bench compare --seconds 5 --connections 16,64,256 --rounds 5 --json bench/results/compare.json
+	$(BIN)/python -m bench compare --minutes 37
 	$(BIN)/python -m bench memory
+
+bench-quick: peers
+	$(BIN)/python -m bench compare --quick
 
 faults: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults

@@ -29,7 +29,7 @@ level = LEVELS[settings.durability]
 
 
 def driver() -> Driver:
-    """Return a connection to the store, not yet opened: one for commits, one for the watcher."""
+    """Return a connection to the store, not yet opened: one for each level's commits, one for the watcher."""
     return Driver(
         settings.store_url,
         connect_timeout_ms=settings.connect_timeout_ms,
@@ -45,15 +45,13 @@ def chosen(limits: type[Any]) -> dict[str, int]:
 waits = Waits(replicas=settings.replicas, commit_timeout_ms=settings.commit_timeout_ms)
 circuit = Circuit()
 watcher = Watcher(
-    Probe(
-        driver(), waits, settings.stream, backlog=settings.backlog_max > 0, retention=settings.retention is not None
-    ),
+    Probe(driver(), waits, settings.stream, backlog=settings.backlog_max > 0, retention=settings.retention is not None),
     circuit,
     Backpressure(backlog_max=settings.backlog_max, memory_percent_max=settings.memory_percent_max),
     level=level,
 )
 batches = Batches(
-    Link(driver(), waits),
+    lambda level: Link(driver(), waits, level),
     circuit,
     watcher,
     settings.stream,

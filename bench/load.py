@@ -1,84 +1,42 @@
-"""The loads: what is sent, and the generator for saturation (wrk, or a small client of our own without it).
+"""The generator for saturation: wrk, or a small client of our own without it.
 
-What lives here: the payload, requests per peer, running wrk and reading what it says. What must not: starting peers,
-deciding what a figure means. The generator for fixed rates is in ``bench.openloop``.
+What lives here: running wrk over requests made beforehand and reading what it says. What must not: what is sent
+(``bench.traffic``), starting peers, deciding what a figure means. The generator for fixed rates is in
+``bench.openloop``.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from bench.peers import Peer
+from bench.traffic import JSON_TYPE, Request, Traffic, payload, traffic_of, write
 
-PAYLOAD_BYTES = 467
-"""The article's payload: one record with ten metadata pairs."""
-BULK_RECORDS = 100
-BIG_BULK_BYTES = 5_000_000
-"""Bytes of the bulks of the mixed load, at most."""
 WRK_THREADS = 1
 """One thread sends more than any peer here answers, and leaves the other core to the peer and the store."""
 WRK_TIMEOUT_SECONDS = 10
 WRK_GRACE_SECONDS = 60
 """How long wrk may take over its time, before it is given up."""
 
-Request = tuple[str, str, dict[str, str], bytes]
-"""Method, path, headers, body."""
-
-
-def payload() -> bytes:
-    """One record, of exactly PAYLOAD_BYTES bytes."""
-    metadata = {
-        "region": "eu-central-1",
-        "zone": "eu-central-1b",
-        "host": "ip-10-0-42-17",
-        "pod": "checkout-7d9f8c6b5-x2x9k",
-        "version": "2025.11.3",
-        "env": "production",
-        "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-        "span_id": "00f067aa0ba902b7",
-        "user_id": "u-8812930",
-        "tenant": "acme",
-    }
-    record = {
-        "event_id": "0192f3c4-7b1e-7c3a-9d7e-2f6b8a4c1d05",
-        "timestamp": "2025-11-03T14:07:31.482917Z",
-        "service": "checkout",
-        "message": "",
-        "metadata": metadata,
-    }
-    text = "payment authorised for order 5591-20331 in 183 ms "
-    missing = PAYLOAD_BYTES - len(json.dumps(record, separators=(",", ":")))
-    record["message"] = (text * 9)[:missing]
-    body = json.dumps(record, separators=(",", ":")).encode()
-    assert len(body) == PAYLOAD_BYTES
-    return body
-
 
 def single(peer: Peer) -> Request:
-    """One record, as this peer takes it."""
+    """Return the article's record, as this peer takes it."""
     if peer.name == "webdis":
         return "POST", "/", {}, f"XADD/logs/*/r/{quote(payload().decode(), safe='')}".encode()
-    return "POST", "/ingest", {"Content-Type": "application/json"}, payload()
-
-
-def bulk(records: int) -> Request:
-    """Records as NDJSON."""
-    return "POST", "/ingest", {"Content-Type": "application/x-ndjson"}, b"\n".join([payload()] * records)
-
-
-def big_bulk_records() -> int:
-    """How many records a bulk of the mixed load holds."""
-    return (BIG_BULK_BYTES + 1) // (PAYLOAD_BYTES + 1)
+    return "POST", "/ingest", {"Content-Type": JSON_TYPE}, payload()
 
 
 @dataclass(frozen=True)
@@ -96,6 +54,8 @@ class Outcome:
     generator: str
     send_late_us: float = 0.0
     """99th percentile of how late the open loop sent, waiting for a free connection included."""
+    generator_cpu_seconds: float = 0.0
+    """Of the generator, which is one thread: close to ``seconds``, it was the limit."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the JSON."""
@@ -103,11 +63,19 @@ class Outcome:
 
 
 _SCRIPT = """
-wrk.method, wrk.path = %s, %s
-%s
-local file = io.open(%s, "rb")
-wrk.body = file:read("*a")
-file:close()
+local requests, count, at = {}, 0, 0
+function init(args)
+  local file = io.open(%s, "rb")
+  for length in file:lines() do
+    count = count + 1
+    requests[count] = file:read(tonumber(length))
+  end
+  file:close()
+end
+function request()
+  at = at %% count + 1
+  return requests[at]
+end
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
@@ -120,15 +88,17 @@ end
 
 
 def lua_string(text: str) -> str:
-    """A Lua literal; JSON's is one for what is used here (no control characters)."""
+    """Return a Lua literal; JSON's is one for what is used here (no control characters)."""
     return json.dumps(text)
 
 
-def script(request: Request, body_file: Path) -> str:
-    """The Lua script that makes wrk send ``request`` and print one line of JSON."""
-    method, path, headers, _ = request
-    lines = "\n".join(f"wrk.headers[{lua_string(k)}] = {lua_string(v)}" for k, v in headers.items())
-    return _SCRIPT % (lua_string(method), lua_string(path), lines, lua_string(str(body_file)))
+def script(file: Path) -> str:
+    """Return the Lua script that makes wrk send the requests of ``file`` in turn, and print one line of JSON.
+
+    PERF: the strings are made before the clock starts, and ``request`` only picks one. The result says what share of
+    its core wrk took (``generator_cpu_seconds``).
+    """
+    return _SCRIPT % lua_string(str(file))
 
 
 def parse_wrk(output: str) -> Outcome:
@@ -142,15 +112,21 @@ def parse_wrk(output: str) -> Outcome:
     return Outcome(r["us"] / 1e6, answered, r["status"], errors, r["p50"], r["p99"], r["p999"], r["max"], "wrk")
 
 
-def run_wrk(port: int, request: Request, connections: int, seconds: int) -> Outcome:
+def children_cpu_seconds() -> float:
+    """Return the CPU time of all child processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_wrk(port: int, traffic: Traffic, connections: int, seconds: int) -> Outcome:
     """Saturate with ``connections`` keep-alive connections, each with one request in flight."""
     with tempfile.TemporaryDirectory(prefix="inlet-wrk-") as directory:
-        body_file = Path(directory) / "body"
-        body_file.write_bytes(request[3])
-        script_file = Path(directory) / "load.lua"
-        script_file.write_text(script(request, body_file))
+        requests_file, script_file = Path(directory) / "requests", Path(directory) / "load.lua"
+        write(traffic.requests, requests_file)
+        script_file.write_text(script(requests_file))
         threads = min(WRK_THREADS, connections)
         words = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", f"--timeout={WRK_TIMEOUT_SECONDS}s"]
+        before = children_cpu_seconds()
         done = subprocess.run(
             [*words, "--latency", "-s", str(script_file), f"http://127.0.0.1:{port}"],
             capture_output=True,
@@ -158,7 +134,7 @@ def run_wrk(port: int, request: Request, connections: int, seconds: int) -> Outc
             check=False,
             timeout=seconds + WRK_GRACE_SECONDS,
         )
-    return parse_wrk(done.stdout + done.stderr)
+    return replace(parse_wrk(done.stdout + done.stderr), generator_cpu_seconds=children_cpu_seconds() - before)
 
 
 def percentile(ordered: list[float], share: float) -> float:
@@ -167,26 +143,50 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[max(rank, 1) - 1]
 
 
-def run_plain(port: int, request: Request, connections: int, seconds: float, status: int = 202) -> Outcome:
-    """The same with threads of our own: for machines without wrk, where the figures mean little."""
-    method, path, headers, body = request
+class Client:
+    """One connection of the client of our own: sends raw requests, reads answers, opens anew after a close."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.socket: socket.socket | None = None
+
+    def ask(self, request: bytes) -> int:
+        """Return the status of the answer."""
+        if self.socket is None:
+            self.socket = socket.create_connection(("127.0.0.1", self.port), WRK_TIMEOUT_SECONDS)
+        self.socket.sendall(request)
+        response = http.client.HTTPResponse(self.socket, method="POST")
+        response.begin()
+        response.read()
+        if response.will_close:
+            self.close()
+        return response.status
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None
+
+
+def run_plain(port: int, traffic: Request | Traffic, connections: int, seconds: float, status: int = 202) -> Outcome:
+    """Do the same with threads of our own: for machines without wrk, where the figures mean little."""
+    requests = itertools.cycle(traffic_of(traffic).requests)  # next() on it is atomic
     latencies: list[float] = []
     refused: list[int] = []
-    errors: list[OSError] = []
+    errors: list[Exception] = []
     stop_at = time.monotonic() + seconds
 
     def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WRK_TIMEOUT_SECONDS)
+        connection = Client(port)
         try:
             while (begin := time.monotonic()) < stop_at:
-                connection.request(method, path, body, headers)
-                response = connection.getresponse()
-                response.read()
-                if response.status == status:
+                answer = connection.ask(next(requests))
+                if answer == status:
                     latencies.append((time.monotonic() - begin) * 1e6)
                 else:
-                    refused.append(response.status)
-        except OSError as error:
+                    refused.append(answer)
+        except (OSError, http.client.HTTPException) as error:
             errors.append(error)
         finally:
             connection.close()
@@ -203,8 +203,8 @@ def run_plain(port: int, request: Request, connections: int, seconds: float, sta
     return Outcome(took, len(latencies), len(refused), len(errors), at[0], at[1], at[2], at[3], "plain")
 
 
-def saturate(port: int, request: Request, connections: int, seconds: int, status: int) -> Outcome:
-    """With wrk where it is installed."""
+def saturate(port: int, traffic: Request | Traffic, connections: int, seconds: int, status: int) -> Outcome:
+    """Send one request, or those of the traffic in turn, with wrk where it is installed."""
     if shutil.which("wrk"):
-        return run_wrk(port, request, connections, seconds)
-    return run_plain(port, request, connections, seconds, status)
+        return run_wrk(port, traffic_of(traffic), connections, seconds)
+    return run_plain(port, traffic, connections, seconds, status)

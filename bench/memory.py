@@ -1,7 +1,8 @@
-"""Inlet's memory over a million requests: PSS of master and workers, the embedded store apart, and the slope.
+"""Inlet's memory over a million varied requests, one in ten refused: PSS of master and workers, and its slope.
 
 What lives here: one long run of Inlet as people start it (2 workers, embedded store), read between steps of load. What
-must not: peers. Every byte counts: the master is in the sum, shared pages are shared out (PSS).
+must not: peers, what is refused (``bench.refused``). The embedded store is
+read apart. Every byte counts: the master is in the sum, shared pages are shared out (PSS).
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import machine, picture, procs
-from bench.load import saturate, single
+from bench import machine, picture, procs, refused
+from bench.load import Outcome, saturate, single
 from bench.peers import PEERS, PROCESSES, ROOT, START_SECONDS_MAX, STOP_SECONDS_MAX, ask, port_of, reserve_port
 
 REQUESTS = 1_000_000
@@ -87,26 +88,39 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def observe(requests: int, connections: int, step_seconds: int) -> list[dict[str, Any]]:
-    """Readings: requests answered so far, and the sizes then."""
+    """Return the readings: requests sent so far, how many of them were refused, and the sizes then."""
     directory = Path(tempfile.mkdtemp(prefix="inlet-memory-"))
     reserved = reserve_port()
     port = port_of(reserved)
     process = _start(directory, port)
     try:
-        readings: list[dict[str, Any]] = [{"requests": 0, **read(process.pid)}]
-        answered = 0
-        while answered < requests:
-            outcome = saturate(port, single(PEERS["inlet"]), connections, step_seconds, 202)
-            if outcome.refused or outcome.socket_errors or not outcome.answered:
-                raise SystemExit(f"Inlet failed under load: {outcome}")
-            answered += outcome.answered
-            readings.append({"requests": answered, **read(process.pid)})
+        readings: list[dict[str, Any]] = [{"requests": 0, "refused": 0, **read(process.pid)}]
+        traffic = refused.mixed()
+        sent = not_taken = 0
+        while sent < requests:
+            outcome = saturate(port, traffic, connections, step_seconds, 202)
+            if wrong := unexpected(outcome, connections):
+                raise SystemExit(f"Inlet failed under load: {wrong}: {outcome}")
+            sent += outcome.answered + outcome.refused
+            not_taken += outcome.refused
+            readings.append({"requests": sent, "refused": not_taken, **read(process.pid)})
             print(_line(readings[-1]), flush=True)
         return readings
     finally:
         _end(process)
         reserved.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def unexpected(outcome: Outcome, connections: int) -> str:
+    """Return why a step does not count: other requests were refused than those that must be; empty if it does."""
+    sent = outcome.answered + outcome.refused
+    if outcome.socket_errors or not outcome.answered:
+        return "connections failed, or nothing was answered"
+    # Requests are sent in order, but each connection may be one ahead of or behind the others.
+    if abs(outcome.refused - sent / refused.REFUSED_EVERY) > connections + 1:
+        return f"{outcome.refused} of {sent} requests were refused, not one in {refused.REFUSED_EVERY}"
+    return ""
 
 
 def _line(reading: dict[str, Any]) -> str:
@@ -128,19 +142,27 @@ def summary(readings: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+WHAT = (
+    "Varied requests. One in ten is refused: records that break the contract, bodies that are not JSON or not UTF-8, "
+    "broken compression, unknown media types, bodies over a bound. One in fifty is a bulk with one bad record."
+)
+
+
 def markdown(document: dict[str, Any]) -> str:
     """The report: what was found, and every reading."""
     box, parts = document["machine"], ("master", "workers", "store")
-    lines = ["| requests | master MB | workers MB | Inlet MB | embedded store MB |", "|--:|--:|--:|--:|--:|"]
+    lines = ["| requests | refused | master MB | workers MB | Inlet MB | embedded store MB |", f"|{'--:|' * 6}"]
     for reading in document["readings"]:
         master, workers, store = (reading[part] / 1e6 for part in parts)
-        cells = (f"{reading['requests']:,}", *(f"{size:.1f}" for size in (master, workers, master + workers, store)))
+        sizes = (f"{size:.1f}" for size in (master, workers, master + workers, store))
+        cells = (f"{reading['requests']:,}", f"{reading.get('refused', 0):,}", *sizes)
         lines.append(f"| {' | '.join(cells)} |")
     where = (
         f"{document['date']}, commit {document['commit']}; {box['cpu']}, {box['cores']} cores, Linux {box['kernel']}"
         f"{machine.interpreter(document)}"
     )
-    return "\n\n".join(["# Memory", f"{where}. PSS.", conclusion(document), "\n".join(lines)]) + "\n"
+    what = [WHAT] if "refused" in document["readings"][-1] else []
+    return "\n\n".join(["# Memory", f"{where}. PSS.", *what, conclusion(document), "\n".join(lines)]) + "\n"
 
 
 def conclusion(result: dict[str, Any]) -> str:

@@ -12,19 +12,13 @@ import tempfile
 import threading
 from pathlib import Path
 
-from bench.load import Outcome, Request, saturate
+from bench.load import Outcome, saturate
 from bench.peers import BUILD
+from bench.traffic import Request, Traffic, traffic_of, write
 
 GENERATOR = BUILD / "bin" / "openloop"
 GRACE_SECONDS = 30
 """How long the generator may take over its time; it awaits answers for 5 s itself."""
-
-
-def raw(request: Request) -> bytes:
-    """The bytes of a request (HTTP/1.1, kept alive)."""
-    method, path, headers, body = request
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{method} {path} HTTP/1.1\r\nHost: bench\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def parse(output: str) -> Outcome:
@@ -37,13 +31,13 @@ def parse(output: str) -> Outcome:
     return Outcome(r["seconds"], answered, r["unexpected"], r["unanswered"], *latencies, "openloop", late)
 
 
-def run(port: int, request: Request, connections: int, seconds: int, rate: float, status: int) -> Outcome:
+def run(port: int, traffic: Request | Traffic, connections: int, seconds: int, rate: float, status: int) -> Outcome:
     """Send ``rate`` requests a second; latency counts from when each was due."""
     with tempfile.NamedTemporaryFile(prefix="inlet-openloop-") as file:
-        Path(file.name).write_bytes(raw(request))
+        write(traffic_of(traffic).requests, Path(file.name))
         words = [f"--address=127.0.0.1:{port}", f"--rate={rate}", f"--seconds={seconds}", f"--status={status}"]
         done = subprocess.run(
-            [str(GENERATOR), *words, f"--connections={connections}", f"--request={file.name}"],
+            [str(GENERATOR), *words, f"--connections={connections}", f"--requests={file.name}"],
             capture_output=True,
             text=True,
             check=False,
@@ -55,9 +49,15 @@ def run(port: int, request: Request, connections: int, seconds: int, rate: float
 
 
 def run_mixed(
-    port: int, small: Request, big: Request, connections: int, seconds: int, rate: float, status: int
+    port: int,
+    small: Request | Traffic,
+    big: Request | Traffic,
+    connections: int,
+    seconds: int,
+    rate: float,
+    status: int,
 ) -> tuple[Outcome, Outcome]:
-    """Small requests at ``rate`` while one more connection sends big ones without a pause; both outcomes."""
+    """Send small requests at ``rate`` while one more connection sends big ones without a pause; both outcomes."""
     big_outcomes: list[Outcome] = []
     thread = threading.Thread(target=lambda: big_outcomes.append(saturate(port, big, 1, seconds, status)))
     thread.start()

@@ -14,6 +14,7 @@ LABEL_WIDTH = 170
 VALUE_WIDTH = 90
 ROW_HEIGHT = 22
 TITLE_HEIGHT = 34
+NOTE_HEIGHT = 17
 MARGIN = 16
 OURS, OTHERS, TEXT = "#c2410c", "#64748b", "#0f172a"
 
@@ -35,8 +36,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def svg(charts: Sequence[Chart], ours: Collection[str] = ()) -> str:
-    """All charts below one another, each with its own scale; names in ``ours`` stand out."""
+def svg(charts: Sequence[Chart], ours: Collection[str] = (), notes: Sequence[str] = ()) -> str:
+    """Return all charts below one another, each with its own scale, then the notes; names in ``ours`` stand out."""
     room = WIDTH - 2 * MARGIN - LABEL_WIDTH - VALUE_WIDTH
     parts, y = [], float(MARGIN)
     for chart in charts:
@@ -54,6 +55,9 @@ def svg(charts: Sequence[Chart], ours: Collection[str] = ()) -> str:
             parts.append(_text(left + width + 6, middle, number(value)))
             y += ROW_HEIGHT
         y += MARGIN
+    for note in notes:
+        parts.append(_text(MARGIN, y, note, ' font-size="11"'))
+        y += NOTE_HEIGHT
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0f}" viewBox="0 0 {WIDTH} {y:.0f}" '

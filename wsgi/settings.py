@@ -137,12 +137,13 @@ class Settings(BaseSettings):
     unsure: keep the default."""
 
     inflight_bytes_max: int = Field(67_108_864, ge=128, le=STRING_BYTES_MAX)
-    """Bytes of records that a worker holds for its next commit. Default: 67108864 (64 MiB). Consequence: above it,
-    requests get 503; a single request is never too large for it. If unsure: keep the default."""
+    """Bytes of records that a worker holds at one durability level: for the next commit, and in commits without a reply
+    yet. Default: 67108864 (64 MiB). Consequence: above it, requests get 503; a single request is never too large for
+    it. If unsure: keep the default."""
 
     inflight_requests_max: int = Field(16_384, ge=1, le=1_000_000)
-    """Requests that a worker holds for its next commit. Default: 16384. Consequence: above it, requests get 503. If
-    unsure: keep the default."""
+    """Requests that a worker holds at one durability level, for the next commit and in commits without a reply yet.
+    Default: 16384. Consequence: above it, requests get 503. If unsure: keep the default."""
 
     record_bytes_max: int = Field(RecordLimits.record_bytes_max, ge=128, le=STRING_BYTES_MAX)
     """Bytes of one record as stored. Default: 262144 (256 KiB). Consequence: a longer record is rejected. It must not

@@ -22,6 +22,7 @@ QUOTED_CHARS_MAX = 64
 REQUIRED = ("event_id", "timestamp", "service", "message")
 """Members that every record has, each a string."""
 
+_REQUIRED = frozenset(REQUIRED)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
@@ -48,6 +49,17 @@ def refusal(value: object, limits: RecordLimits) -> RecordInvalid:
     if found and all(fault.bound for fault in found):
         return RecordTooLarge(detail)
     return RecordInvalid(detail)
+
+
+def verdict(value: object, limits: RecordLimits) -> RecordInvalid:
+    """Return an error of the class that ``refusal`` would give, without its words: several times as fast."""
+    if type(value) is not dict or not value.keys() >= _REQUIRED:
+        return RecordInvalid("")
+    found = islice(_faults(value, limits), FAULTS_NAMED_MAX + 1)
+    first = next(found, None)
+    if first is not None and first.bound and all(fault.bound for fault in found):
+        return RecordTooLarge("")
+    return RecordInvalid("")
 
 
 def too_many_bytes(size: int, limits: RecordLimits) -> RecordTooLarge:

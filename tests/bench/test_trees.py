@@ -24,19 +24,27 @@ def test_a_ratio_of_trees_is_the_median_of_its_rounds_and_a_fault_misses_the_tar
     assert (one["ratio"], one["met"]) == (pytest.approx(trees.RATIO_MIN), True)
     (one,) = trees.summary([*runs, *pair(3, 100, 96), *pair(4, 100, 96)])
     assert (one["ratio"], one["met"]) == (0.96, False)
+    (one,) = trees.summary(pair(0, 0, 100, "no request was answered"))
+    assert (one["ratio"], one["met"]) == (0.0, False)
     (one,) = trees.summary([*runs, *pair(3, 100, 200, "lost 3")])
     assert (one["faults"], one["met"]) == (["lost 3"], False)
 
 
 def test_two_trees_are_compared_in_pairs_and_the_report_says_on_which_interpreter(tmp_path: Path) -> None:
     path = tmp_path / "trees.json"
-    words = [str(peers.ROOT), "--rounds=1", "--seconds=1", "--connections=2", f"--json={path}"]
+    words = [
+        str(peers.ROOT),
+        "--rounds=1",
+        "--seconds=1",
+        "--loads=single_varied_c2,bulk100_varied_c2",
+        f"--json={path}",
+    ]
     assert trees.main(words) in (0, 1)  # which one is faster here means nothing
     document = json.loads(path.read_text())
     order = [(run["round"], run["load"], run["tree"]) for run in document["runs"]]
     assert order == [
-        (0, "single_467b_c2", "old"), (0, "single_467b_c2", "new"),
-        (0, "bulk100_467b_c2", "new"), (0, "bulk100_467b_c2", "old"),
+        (0, "single_varied_c2", "old"), (0, "single_varied_c2", "new"),
+        (0, "bulk100_varied_c2", "new"), (0, "bulk100_varied_c2", "old"),
     ]  # fmt: skip
     assert [run["fault"] for run in document["runs"]] == [None] * 4
     assert all(one["ratio"] > 0 and one["faults"] == [] for one in document["summary"])
@@ -49,3 +57,10 @@ def test_two_trees_are_compared_in_pairs_and_the_report_says_on_which_interprete
 def test_a_directory_without_inlet_is_no_tree(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no checkout of Inlet"):
         trees.main([str(tmp_path), f"--json={tmp_path / 'r.json'}"])
+
+
+@pytest.mark.parametrize("word", ["single_varied", "single_other_c4", "open_varied_c64", "single_varied_c0", ""])
+def test_trees_are_compared_only_under_loads_that_saturate(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        trees.main([str(peers.ROOT), f"--loads={word}"])
+    assert "is no load as single_varied_c4" in capsys.readouterr().err

@@ -30,7 +30,8 @@ from wsgi.problems import ClientError
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
-from wsgi.receivers.pipeline import NothingAccepted
+from wsgi.receivers.parsed import NothingAccepted
+from wsgi.receivers.slices import finish
 
 PAYLOAD_BYTES_MAX = 1_000_000
 ANSWER_SECONDS = 30.0
@@ -213,8 +214,9 @@ def fuzz_payload(cases: int, seed: int = 0) -> Counter[str]:
 def payload_case(receiver: Native, body: bytes, content_type: str, encoding: str) -> str:
     """Return the outcome of one body, as a word."""
     try:
-        decoded = decompress(body, encoding, PAYLOAD_BYTES_MAX) if encoding else body
-        parsed = receiver.read({"CONTENT_TYPE": content_type} if content_type else {}, decoded)
+        decoded = finish(decompress(body, encoding, PAYLOAD_BYTES_MAX)) if encoding else body
+        environ = {"CONTENT_TYPE": content_type} if content_type else {}
+        parsed = receiver.read(environ, decoded) or finish(receiver.slices(environ, decoded))
     except (ClientError, RecordInvalid, RecordTooLarge, NothingAccepted) as error:
         return error.reason
     for line in parsed.lines:

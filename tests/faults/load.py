@@ -32,7 +32,7 @@ BULK_EVERY, BULK_RECORDS = 8, 5
 INVALID_EVERY = 16
 """Each 16th request is one invalid record."""
 NOTHING_STORED = frozenset(
-    ("sink-unavailable", "sink-misconfigured", "store-full", "backlog-full", "overloaded")
+    ("sink-unavailable", "sink-misconfigured", "durability-unavailable", "store-full", "backlog-full", "overloaded")
 )
 """Reasons that say that nothing was stored (docs/protocol.md), unless the detail says how much was."""
 RESET, TIMEOUT, REFUSED = "reset", "timeout", "no connection"

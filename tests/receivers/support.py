@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from inlet.stream.errors import InletError
 from inlet.stream.limits import RecordLimits
@@ -17,8 +18,10 @@ from wsgi.receivers.body import read_body
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
-from wsgi.receivers.pipeline import Application, Endpoint, NothingAccepted, Parsed, Rejection, Ticket
+from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejection, Rejections
+from wsgi.receivers.pipeline import Application, Endpoint, Ticket
 from wsgi.receivers.routes import INGEST, create_app, create_routes
+from wsgi.receivers.slices import finish
 from wsgi.sink.durability import STORED
 
 Headers = list[tuple[str, str]]
@@ -47,6 +50,16 @@ class MemoryTicket:
 
     def __init__(self, sink: MemorySink, lines: list[bytes], level: int) -> None:
         self._sink, self._lines, self.level = sink, lines, max(level, STORED)
+
+    def future(self, watch: object) -> Future[None]:
+        """Return a future that is done."""
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def begin(self, watch: object) -> object | None:
+        """Say that the outcome is known."""
+        return None
 
     def commit(self) -> None:
         """Store the lines, or raise what the sink is to raise."""
@@ -171,20 +184,57 @@ def moved(before: dict[str, float]) -> dict[str, float]:
     return {name: value - before.get(name, 0) for name, value in counted().items() if value != before.get(name, 0)}
 
 
-Parse = Callable[..., Parsed]
+class Read(NamedTuple):
+    """What a body holds: a Parsed, its rejections as a list of those that have words."""
+
+    lines: list[bytes]
+    rejections: list[Rejection]
+    unknown: int
+    context: Any
+
+
+Parse = Callable[..., Read]
+Outcome = tuple[list[bytes], list[Rejection], InletError | None]
+
+
+def seen(parsed: Parsed) -> Read:
+    """A Parsed as a Read."""
+    rejections = parsed.rejections
+    assert rejections is None or rejections
+    return Read(parsed.lines, rejections.kept if rejections else [], parsed.unknown, parsed.context)
+
+
+def account(read: Callable[[], Parsed | None]) -> tuple[object, ...] | None:
+    """Everything that reading a body came to, an error included, so that two ways can be compared."""
+    try:
+        parsed = read()
+    except NothingAccepted as error:
+        return type(error), error.reason, error.detail, told(error.rejections)
+    except InletError as error:
+        return type(error), error.reason, error.detail
+    return parsed and (parsed.lines, told(parsed.rejections), parsed.unknown, parsed.context)
+
+
+def told(rejections: Rejections | None) -> tuple[object, ...] | None:
+    """All that a Rejections holds."""
+    return None if rejections is None else (rejections.kept, rejections.counts, list(rejections.indexes))
 
 
 def parser(limits: PayloadLimits = LIMITS, record_limits: RecordLimits | None = None) -> Parse:
-    """The way of a body through the pipeline to the native receiver: its bound, its coding, its records."""
+    """The way of a body through the pipeline to the native receiver: its bound, its coding, its records.
+
+    Whatever can be read at once is read in slices as well, and must come to the same.
+    """
     native = Native(limits, record_limits or RecordLimits())
 
-    def parse(body: bytes, content_type: str | None, coding: str | None) -> Parsed:
+    def parse(body: bytes, content_type: str | None, coding: str | None) -> Read:
         env = environ(body, CONTENT_TYPE=content_type)
         body = read_body(env, limits.payload_bytes_max)
         if coding:
-            body = decompress(body, coding, limits.payload_bytes_max)
-        parsed = native.read(env, body)
-        return parsed._replace(rejections=list(parsed.rejections))
+            body = finish(decompress(body, coding, limits.payload_bytes_max))
+        at_once = account(lambda: native.read(env, body))
+        assert at_once is None or at_once == account(lambda: finish(native.slices(env, body)))
+        return seen(finish(native.slices(env, body)))
 
     return parse
 
@@ -197,17 +247,15 @@ def parse_with(**bounds: int) -> Parse:
     return parser(PayloadLimits(**bounds))
 
 
-def outcome(
-    body: bytes, content_type: str | None, coding: str | None = None, parse: Parse = parse
-) -> tuple[list[bytes], list[Rejection], InletError | None]:
+def outcome(body: bytes, content_type: str | None, coding: str | None = None, parse: Parse = parse) -> Outcome:
     """Lines, rejections, and the error if one was raised. Any that is not Inlet's fails the test."""
     try:
-        parsed = parse(body, content_type, coding)
+        read = parse(body, content_type, coding)
     except NothingAccepted as error:
-        return [], list(error.rejections), error
+        return [], error.rejections.kept, error
     except InletError as error:
         return [], [], error
-    return parsed.lines, list(parsed.rejections), None
+    return read.lines, read.rejections, None
 
 
 def refusal(reason: str, body: bytes, content_type: str | None = None, coding: str | None = None, **bounds: int) -> str:

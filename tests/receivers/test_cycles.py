@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import zstandard
 
-from tests.receivers.support import NDJSON, ONE, MemorySink, Told, application, ask, body_of, environ, record
+from inlet.stream.limits import RecordLimits
+from tests.receivers.support import LIMITS, NDJSON, ONE, MemorySink, Told, application, ask, body_of, environ, record
 from wsgi.problems import PROBLEMS, SinkError
+from wsgi.receivers import arrays, ndjson
+from wsgi.receivers.native import Native
 
 Env = dict[str, Any]
 NUMBER = b"9" * 5_000
@@ -41,7 +44,11 @@ BODIES: dict[str, bytes] = {
     "large": body_of(record("x" * 300)), "time": body_of(record(timestamp="now")),
     "many": b"[" + b"0," * 60_000 + b"0]",
     "mark": b"\xef\xbb\xbf" + ONE, "number": b"1", "long line": body_of(record(message="\0" * 60_000)),
-    "deeper": b"[" * 9_000,
+    "deeper": b"[" * 9_000, "bulk": b"\n".join([ONE, b"{", b"0", b"{}", NUMBER] * 600),
+    "array of many": b"[" + b",".join([ONE, b"{}", b"0", ONE[:-1] + b',"x":1}'] * 1_000) + b"]",
+    "cut array of many": b"[" + b",".join([ONE] * 2_000), "long": ONE[:-1] + b',"x":"' + b"a" * 200_000 + b'"}',
+    "long bad": ONE[:-1] + b',"message":1,"x":"' + b"a" * 200_000 + b'"}', "long cut": ONE[:-1] + b"," + b" " * 200_000,
+    "values": ONE[:-1] + b',"x":[' + b"0," * 110_000 + b"0]}", "numbers": b"[" + (NUMBER + b",") * 50 + b"1]",
 }  # fmt: skip
 CODED: dict[str, tuple[str, bytes]] = {
     "gzip": ("gzip", gzip.compress(ONE)), "deflate": ("deflate", zlib.compress(ONE)),
@@ -78,6 +85,9 @@ def requests() -> Iterator[tuple[str, MemorySink, Callable[[], Env]]]:
         yield f"coded {name}", stores(), made(body, HTTP_CONTENT_ENCODING=coding)
     yield "bulk", stores(), made(BULK, CONTENT_TYPE=NDJSON)
     yield "receipt", stores(), made(BULK, CONTENT_TYPE=NDJSON, QUERY_STRING="receipt=1")
+    long = b"\n".join([ONE, b"0"] * 2_000)
+    yield "long receipt", stores(), made(long, CONTENT_TYPE=NDJSON, QUERY_STRING="receipt=1")
+    yield "coded bulk", stores(), made(gzip.compress(long), CONTENT_TYPE=NDJSON, HTTP_CONTENT_ENCODING="gzip")
     yield "422 receipt", stores(), made(b"{}\n[]", CONTENT_TYPE=NDJSON, HTTP_PREFER="return=representation")
     for length in (None, "x", "9" * 9, "5000"):
         yield f"length {length}", stores(), made(ONE, CONTENT_LENGTH=length)
@@ -149,6 +159,24 @@ def test_an_answer_whose_client_left_leaves_nothing_either(body: bytes) -> None:
         answer: Any = app(environ(body, CONTENT_TYPE=NDJSON), Told())
         answer.close()
         del answer
+    assert found() == []
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("content_type", [None, NDJSON])
+def test_work_that_is_given_up_between_two_slices_leaves_nothing_either(
+    content_type: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (arrays, ndjson):
+        monkeypatch.setattr(module, "SLICE_SECONDS", 0)
+    native = Native(LIMITS, RecordLimits())
+    body = BODIES["bulk" if content_type else "array of many"]
+    for steps in (1, 3, 10):
+        gc.collect()
+        work = native.slices(environ(body, CONTENT_TYPE=content_type), body)
+        for _ in range(steps):
+            next(work)
+        del work
     assert found() == []
 
 

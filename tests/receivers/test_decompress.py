@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import functools
 import gzip
+import random
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import zstandard
 
 from tests.receivers.support import LIMITS, LINE, NDJSON, ONE, parse, parse_with, refusal
-from wsgi.receivers.decompress import MEMBERS_MAX, ZSTD_WINDOW_BYTES_MAX
+from wsgi.problems import ClientError
+from wsgi.receivers import decompress as decompressing
+from wsgi.receivers.decompress import DECODE_CHUNK_BYTES, MEMBERS_MAX, ZSTD_WINDOW_BYTES_MAX
+from wsgi.receivers.slices import finish
 
 # ---- bytes and nesting
 
@@ -58,6 +63,36 @@ def test_a_bomb_is_too_large_and_takes_no_memory_beyond_the_bound(name: str) -> 
     finally:
         tracemalloc.stop()
     assert peak_bytes < 4 << 20
+
+
+@pytest.mark.parametrize("name", ["gzip", "zlib", "raw", "zstd"])
+@pytest.mark.parametrize("body", [bytes(4 << 20), bytes(range(256)) * 8_192, random.Random(1).randbytes(2 << 20)])
+def test_a_long_body_is_decoded_in_slices(name: str, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Found from outside: 226 bytes held up a worker as megabytes did.
+    monkeypatch.setattr(decompressing, "SLICE_SECONDS", 0)
+    coding, compress = CODINGS[name]
+    steps = decompressing.decompress(compress(body), coding, len(body))
+    slices = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            decoded = done.value
+            break
+        slices += 1
+    assert decoded == body
+    assert slices >= len(body) // DECODE_CHUNK_BYTES
+
+
+@pytest.mark.parametrize("size", [DECODE_CHUNK_BYTES - 1, DECODE_CHUNK_BYTES, DECODE_CHUNK_BYTES + 1, 200_000])
+@pytest.mark.parametrize("name", CODINGS)
+def test_a_body_of_exactly_a_chunk_and_around_it_is_decoded_whole(name: str, size: int) -> None:
+    coding, compress = CODINGS[name]
+    for body in (bytes(size), random.Random(size).randbytes(size)):
+        for room in (0, 1, DECODE_CHUNK_BYTES):
+            assert finish(decompressing.decompress(compress(body), coding, size + room)) == body
+        with pytest.raises(ClientError, match="is over") if coding != "identity" else nullcontext():
+            finish(decompressing.decompress(compress(body), coding, size - 1))
 
 
 @pytest.mark.parametrize("name", ["gzip", "zlib", "raw", "zstd"])

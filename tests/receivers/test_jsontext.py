@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.receivers.support import LIMITS, NDJSON, ONE, body_of, outcome, parse, parse_with, refusal
 from wsgi.problems import ClientError
-from wsgi.receivers.jsontext import LONG_DIGITS, check, check_nesting, load
-from wsgi.receivers.native import MALFORMED_RECORD
+from wsgi.receivers import jsontext, structure
+from wsgi.receivers.bulk import MALFORMED_RECORD
+from wsgi.receivers.jsontext import LONG_DIGITS, check, check_nesting, check_slices, load
+from wsgi.receivers.slices import finish
+from wsgi.receivers.structure import NO_COMMA, VALUES_MAX, count_values, last_comma
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -55,6 +60,72 @@ def test_nesting_at_its_bound_is_read_and_one_deeper_is_malformed(depth_max: int
         said = refusal("malformed-payload", body, nesting_depth_max=depth_max)
         assert said == f"arrays and objects nest more than {depth_max} deep"
     assert [each.index for each in read(ONE + b"\n" + nested(depth_max + 1), NDJSON, None).rejections] == [1]
+
+
+# ---- chunk by chunk
+
+
+def account_of(look: Callable[[], object]) -> str | None:
+    """What is said of a text, or None."""
+    try:
+        look()
+    except ClientError as error:
+        return error.detail
+    return None
+
+
+pieces = st.sampled_from(
+    ["[", "]", "{", "}", ",", ":", "1", "0", "-", ".", "e", "NaN", "Infinity", '"', '"', "\\", '"', "a", " ", "[[[["]
+)
+
+
+@pytest.fixture
+def _chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of sixteen bytes."""
+    monkeypatch.setattr(structure, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(jsontext, "CHECKED_BYTES", 0)
+
+
+@pytest.mark.usefixtures("_chunks")
+@settings(PROPERTY, max_examples=500)
+@given(
+    st.lists(json_values, max_size=6).map(body_of) | st.lists(pieces, max_size=60).map(lambda p: "".join(p).encode())
+)
+def test_a_text_is_checked_chunk_by_chunk_as_it_is_in_one_go(text: bytes) -> None:
+    outside = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    assume(outside.count(b'"') % 2 == 0)
+    assert account_of(lambda: finish(check_slices(text, 3))) == account_of(lambda: check(text, 3))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 5, 16, 1_000])
+@pytest.mark.parametrize("text", ["-0", "1.5e-05", "100200.003e00", "-", "01", "1.", "-01", "2.e3", "NaN", "-Infinity"])
+def test_a_number_is_judged_alike_wherever_a_chunk_ends(
+    text: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(jsontext, "CHECKED_BYTES", 0)
+    for before in range(20):
+        body = b"[" + b" " * before + text.encode() + b',"\\\\",3]'
+        assert account_of(partial(finish, check_slices(body, 3))) == account_of(partial(check, body, 3))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 3, 16, 1_000])
+@PROPERTY
+@given(st.lists(json_values, min_size=1, max_size=6))
+def test_the_comma_found_separates_two_elements(chunk_bytes: int, values: list[object]) -> None:
+    texts = [body_of(value) for value in values]
+    body = b"[" + b" , ".join(texts) + b"] , 1"
+    ends = [1 + sum(map(len, texts[:n])) + 3 * (n - 1) + 1 for n in range(1, len(texts))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structure, "CHUNK_BYTES", chunk_bytes)
+        found = finish(last_comma(body, 1))
+    assert (found in ends) if ends else found == NO_COMMA
+    if chunk_bytes == 1_000 and ends:
+        assert found == ends[-1]
+
+
+def test_values_are_counted_outside_of_strings() -> None:
+    assert finish(count_values(b'{"a,[{":[1,2,"\\",,"],"b":{}}')) == 6
 
 
 # ---- numbers
@@ -146,8 +217,10 @@ def test_hostile_bodies_of_eight_mib_are_read_in_linear_time(text: str) -> None:
     # Quadratic time would take hours; the bound is far over what a busy machine needs.
     body = ONE[:-1] + b',"x":' + text.encode() + b"}"
     began = time.monotonic()
-    parse_with(payload_bytes_max=2 * len(body))(body, None, None)
+    _, _, error = outcome(body, None, parse=parse_with(payload_bytes_max=2 * len(body)))
     assert time.monotonic() - began < 60
+    # Millions of values are not decoded.
+    assert (error is not None) == (text.count(",") > VALUES_MAX)
 
 
 # ---- words

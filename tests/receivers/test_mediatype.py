@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.receivers.support import LINE, NDJSON, ONE, parse, refusal
+from tests.receivers.support import LINE, NDJSON, ONE, Read, parse, refusal
 from wsgi.receivers.mediatype import CONTENT_TYPE_CHARS_MAX
-from wsgi.receivers.pipeline import Parsed
 
 # ---- media types
 
@@ -17,9 +16,9 @@ from wsgi.receivers.pipeline import Parsed
 @pytest.mark.parametrize("parameters", ["", ";charset=utf-8", '; Charset="UTF-8"', " ; charset=us-ascii", "; v=1;"])
 def test_the_media_types_that_work_do_so_in_any_case_and_with_parameters(parameters: str) -> None:
     for media_type in ("application/json", "", "text/plain", "Application/JSON", "application/vnd.x+json", "a/b+JSON"):
-        assert parse(ONE, media_type + parameters, None) == Parsed([LINE], [], 0, False)
+        assert parse(ONE, media_type + parameters, None) == Read([LINE], [], 0, False)
     for media_type in (NDJSON, "application/jsonl", "application/jsonlines", "Application/X-NDJSON"):
-        assert parse(ONE, media_type + parameters, None) == Parsed([LINE], [], 0, True)
+        assert parse(ONE, media_type + parameters, None) == Read([LINE], [], 0, True)
 
 
 @pytest.mark.parametrize(

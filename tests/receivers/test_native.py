@@ -24,6 +24,7 @@ from tests.receivers.support import (
     LINE,
     NDJSON,
     ONE,
+    Read,
     body_of,
     encode,
     outcome,
@@ -33,10 +34,10 @@ from tests.receivers.support import (
     record,
     refusal,
 )
+from wsgi.receivers.bulk import EVENT_ID_ECHO_CHARS_MAX, MALFORMED_RECORD
 from wsgi.receivers.jsontext import BOM
 from wsgi.receivers.limits import PayloadLimits
-from wsgi.receivers.native import EVENT_ID_ECHO_CHARS_MAX, MALFORMED_RECORD
-from wsgi.receivers.pipeline import Parsed, Rejection
+from wsgi.receivers.parsed import REJECTIONS_KEPT_MAX, Rejection
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -45,12 +46,12 @@ PROPERTY = settings(derandomize=True, deadline=None, max_examples=300)
 
 
 def test_an_object_is_one_record_an_array_and_ndjson_are_bulks() -> None:
-    assert parse(ONE, None, None) == Parsed([LINE], [], 0, False)
+    assert parse(ONE, None, None) == Read([LINE], [], 0, False)
     two = [record("a"), record("b")]
     lines = [encode(value) for value in two]
-    assert parse(body_of(two), "application/json", None) == Parsed(lines, [], 0, True)
+    assert parse(body_of(two), "application/json", None) == Read(lines, [], 0, True)
     for between, end in ((b"\n", b""), (b"\n", b"\n"), (b"\r\n", b""), (b"\r\n", b"\r\n")):
-        assert parse(between.join(map(body_of, two)) + end, NDJSON, None) == Parsed(lines, [], 0, True)
+        assert parse(between.join(map(body_of, two)) + end, NDJSON, None) == Read(lines, [], 0, True)
     assert parse(ONE, NDJSON, None).context
 
 
@@ -143,7 +144,7 @@ def test_a_rejection_names_the_record_the_reason_and_the_fault() -> None:
         Rejection(3, "c", RecordTooLarge.reason, "service is 257 characters long; at most 256 are allowed"),
     ]
     lines = [encode(record("a")), encode(record("d"))]
-    assert parse(body_of(bulk), None, None) == Parsed(lines, rejections, unknown=0, context=True)
+    assert parse(body_of(bulk), None, None) == Read(lines, rejections, unknown=0, context=True)
 
 
 def test_ndjson_rejects_malformed_lines_alone_and_counts_no_blank_ones() -> None:
@@ -168,7 +169,7 @@ def test_a_bulk_of_bulk_records_max_is_read_and_one_more_is_too_large(records_ma
         body = start + between.join([b"0"] * (records_max - 1) + [ONE]) + end
         parsed = few(body, content_type, None)
         assert parsed.lines == [LINE]
-        assert [each.index for each in parsed.rejections] == list(range(records_max - 1))
+        assert [each.index for each in parsed.rejections] == list(range(min(records_max - 1, REJECTIONS_KEPT_MAX)))
         more = body.replace(ONE, ONE + between + b"0")
         said = refusal("payload-too-large", more, content_type, bulk_records_max=records_max)
         assert said == f"a bulk holds at most {records_max} records; send several requests"

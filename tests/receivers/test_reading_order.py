@@ -30,8 +30,11 @@ print(*seen)
 """
 
 
-HELPERS = {"wsgi.sink.batch", "wsgi.sink.circuit", "wsgi.sink.driver", "wsgi.sink.watcher"}
-"""What the six use on the way: a batch's data, the circuit, the connection to the store, and the watcher's start."""
+HELPERS = {
+    "wsgi.sink.batch", "wsgi.sink.batches", "wsgi.sink.circuit", "wsgi.sink.connecting", "wsgi.sink.driver",
+    "wsgi.sink.link", "wsgi.sink.waits", "wsgi.sink.watcher", "wsgi.sink.wire",
+}  # fmt: skip
+"""What the six use on the way: a batch's data and its lane, the circuit, the connection to the store, the watcher."""
 
 
 def reading_order() -> list[str]:

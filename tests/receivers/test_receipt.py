@@ -6,11 +6,18 @@ What lives here: the two ways to ask, and the answers. What must not: entry IDs 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
+import ujson
 
-from tests.receivers.support import NDJSON, ONE, MemorySink, application, ask, environ, refused
+from inlet.stream.limits import RecordLimits
+from tests.receivers.support import LIMITS, LINE, NDJSON, ONE, MemorySink, application, ask, environ, refused
+from wsgi.receivers import native
+from wsgi.receivers.parsed import Parsed, Rejections
 from wsgi.receivers.receipt import preferences, wants_receipt
+from wsgi.receivers.slices import finish
+from wsgi.sink.durability import STORED
 
 
 @pytest.mark.parametrize("query", ["receipt=1", "a=b&receipt=1", "receipt=1&x", "receipt=%31", "receipt=0&receipt=1"])
@@ -76,6 +83,37 @@ def test_a_receipt_names_the_address_of_each_record_and_whether_each_error_can_b
         "status": "queued", "accepted": 1, "rejected": 0, "errors": [],
         "records": [{"index": 0, "entry_id": "1-0", "line": 0}],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("records", [native.WHOLE_RECORDS_MAX, native.WHOLE_RECORDS_MAX + 1, 5_000])
+def test_a_long_receipt_is_rendered_in_slices_and_byte_by_byte_as_in_one_go(
+    records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "SLICE_SECONDS", 0)
+    receiver, rejections = native.Native(LIMITS, RecordLimits()), Rejections()
+    for index in (0, 1, 7, records // 2, records + 4):
+        rejections.add(index, "é", "invalid-record", 'a "detail"')
+    addresses = [("" if n % 3 == 0 else f"{n}-0", n % 25) for n in range(records)]
+    parsed = Parsed([LINE] * records, rejections, 0, True)
+    found: Any = receiver.accepted(parsed, STORED, addresses)
+    if records > native.WHOLE_RECORDS_MAX:
+        rendering = iter(found)
+        assert next(rendering) is None
+        found = finish(rendering)
+    status, headers, body = found
+    indexes = [n for n in range(records + 5) if n not in set(rejections.indexes)]
+    assert body == ujson.dumps(
+        {
+            "status": "queued", "accepted": records, "rejected": 5,
+            "errors": [{**each._asdict(), "retryable": False} for each in rejections.kept],
+            "records": [
+                {"index": index, "entry_id": entry_id or None, "line": line}
+                for index, (entry_id, line) in zip(indexes, addresses, strict=True)
+            ],
+        },
+        ensure_ascii=False, escape_forward_slashes=False,
+    ).encode()  # fmt: skip
+    assert (status, dict(headers)["content-length"]) == ("202 Accepted", str(len(body)))
 
 
 def test_the_errors_of_a_receipts_422_say_whether_to_retry() -> None:

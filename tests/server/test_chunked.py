@@ -8,10 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi.server.chunked import CHUNK_LINE_BYTES_MAX, ChunkedBody, SizedBody
+from wsgi.server.chunked import CHUNK_LINE_BYTES_MAX, LINES_PER_FEED, ChunkedBody, SizedBody
 from wsgi.server.refusal import HttpError
 
 INTERESTING = [b"\r\n", b"\n", b"\r", b" ", b";", b"=", b'"', b"\0", b"\xff", b"9" * 40]
+
+
+def rest(body: ChunkedBody | SizedBody) -> bytes:
+    """What a complete body has left."""
+    data, at = body.left
+    return data[at:]
 
 
 def chunked(pieces: list[bytes]) -> bytes:
@@ -22,14 +28,14 @@ def chunked(pieces: list[bytes]) -> bytes:
 def test_a_chunked_body_is_the_same_however_it_is_cut(pieces: list[bytes], behind: bytes, data: st.DataObject) -> None:
     wire = chunked(pieces) + behind
     cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
-    body, rest, done = ChunkedBody(10_000), b"", False
+    body, more, done = ChunkedBody(10_000), b"", False
     for start, end in zip([0, *cuts], [*cuts, len(wire)], strict=True):
         if done:
-            rest += wire[start:end]
+            more += wire[start:end]
         else:
             done = body.feed(wire[start:end])
     assert done
-    assert (body.stream.read(), body.rest + rest) == (b"".join(pieces), behind)
+    assert (body.stream.read(), rest(body) + more) == (b"".join(pieces), behind)
     assert body.size == sum(map(len, pieces))
 
 
@@ -48,11 +54,35 @@ def test_no_bytes_make_the_chunk_decoder_raise_anything_else(reads: list[bytes])
 def test_a_sized_body_is_the_same_however_it_is_cut(sent: bytes, behind: bytes, at: int) -> None:
     body, wire = SizedBody(len(sent)), sent + behind
     done = body.feed(wire[:at])
-    rest = body.rest + wire[at:] if done else b""
+    behind_it = rest(body) + wire[at:] if done else b""
     if not done:
         assert body.feed(wire[at:])
-        rest = body.rest
-    assert (body.stream.read(), rest) == (sent, behind)
+        behind_it = rest(body)
+    assert (body.stream.read(), behind_it) == (sent, behind)
+
+
+@pytest.mark.parametrize("chunks", [1, LINES_PER_FEED // 2 - 1, LINES_PER_FEED // 2, LINES_PER_FEED, 5_000])
+def test_one_feed_reads_a_bounded_number_of_lines_and_the_next_goes_on(chunks: int) -> None:
+    body, feeds = ChunkedBody(10_000), 1
+    done = body.feed(b"1\r\nx\r\n" * chunks + b"0\r\n\r\nbehind")
+    while not done:
+        assert body.more
+        done = body.feed(b"")
+        feeds += 1
+    # Two lines a chunk, the second of which is empty, and two at the end.
+    assert feeds == -(-(2 * chunks + 2) // LINES_PER_FEED)
+    assert (body.stream.read(), rest(body), body.more) == (b"x" * chunks, b"behind", False)
+
+
+def test_what_arrives_while_lines_are_left_is_read_behind_them() -> None:
+    body, wire = ChunkedBody(10_000), b"1\r\nx\r\n" * 1_000
+    assert not body.feed(wire)
+    assert body.more
+    assert not body.feed(wire + b"0\r\n\r")
+    while body.more:
+        assert not body.feed(b"")
+    assert body.feed(b"\n")
+    assert body.stream.read() == b"x" * 2_000
 
 
 def decoded(wire: bytes) -> bytes:

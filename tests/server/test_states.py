@@ -30,9 +30,11 @@ class Noted(dict):
         print('move', before, self.event, after, sep='|', flush=True)
         return after
 for event in {row.event for row in states.TRANSITIONS}:
-    for name, value in list(vars(connection).items()):
-        if type(value) is dict and name.isupper() and value == states.moves(event) == getattr(states, name, None):
-            setattr(connection, name, Noted(event))
+    for name, value in list(vars(states).items()):
+        if type(value) is dict and name.isupper() and value == states.moves(event):
+            for module in (connection, states):
+                if hasattr(module, name):
+                    setattr(module, name, Noted(event))
 """
 """gunicorn configuration that prints each move. No two events have the same moves."""
 

@@ -20,17 +20,22 @@ def post(url: str, **headers: str) -> httpx.Response:
     return httpx.post(url + "/ingest", content=ujson.dumps(record()), headers={**JSON, **headers}, timeout=30)
 
 
-def test_the_answer_names_the_level_and_a_header_may_raise_it(serve: Serve, valkey: str, stream: str) -> None:
+def test_the_answer_names_the_level_and_a_header_may_raise_it(
+    serve: Serve, valkey: str, client: Any, stream: str
+) -> None:
     server = serve("--workers", "1", REDIS_URL=valkey, INLET_STREAM=stream)
+    wait_until(lambda: httpx.get(server.url + "/readyz", timeout=30).status_code == 200, "the watcher has looked")
     assert post(server.url).headers["inlet-durability"] == "stored"
     refused = post(server.url, **{"Inlet-Durability": "Synced"})
     assert (refused.status_code, refused.json()["reason"]) == (503, "durability-unavailable")
     assert post(server.url, **{"Inlet-Durability": "received"}).headers["inlet-durability"] == "stored"
     unknown = post(server.url, **{"Inlet-Durability": "forever"})
     assert (unknown.status_code, unknown.json()["reason"]) == (400, "unknown-durability")
+    stored = client.xlen(stream)
     missing = post(server.url, **{"Inlet-Durability": "replicated"})
-    assert (missing.status_code, missing.json()["reason"]) == (503, "durability-timeout")
-    assert missing.json()["retryable"] is True
+    assert (missing.status_code, missing.json()["reason"]) == (503, "durability-unavailable")
+    assert missing.json()["retryable"] is False
+    assert client.xlen(stream) == stored == 2
 
 
 def test_the_embedded_store_fsyncs_always_for_synced(serve: Serve) -> None:

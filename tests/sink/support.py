@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import redis
 
+from tests.sink.loop import Loop, LoopTicket
 from tests.support import DEADLINE_SECONDS, wait_until
 from wsgi.problems import SinkError
 from wsgi.sink.backpressure import Backpressure
-from wsgi.sink.batches import Batches, Ticket
+from wsgi.sink.batches import Batches
 from wsgi.sink.circuit import Circuit
 from wsgi.sink.driver import Driver
 from wsgi.sink.durability import RECEIVED, STORED
@@ -29,7 +30,12 @@ from wsgi.store.server import server_binary
 
 
 class Sink:
-    """Batches, circuit and watcher of one stream."""
+    """Batches, circuit and watcher of one stream.
+
+    ``driven``: by "blocking" calls, or by a "loop". Every promise of a commit holds for both.
+    """
+
+    driven = "blocking"
 
     def __init__(
         self,
@@ -43,10 +49,15 @@ class Sink:
         inflight_requests_max: int = 1_000,
         backlog_max: int = 0,
         look_seconds_max: float = LOOK_SECONDS_MAX,
-        batches: type[Batches] = Batches,
     ) -> None:
         waits = Waits(replicas=1, commit_timeout_ms=commit_timeout_ms)
-        self.link = Link(driver(url, commit_timeout_ms), waits)
+        self.loop = Loop()
+        self.links: dict[int, Link] = {}
+
+        def link(level: int) -> Link:
+            self.links[level] = Link(driver(url, commit_timeout_ms), waits, level)
+            return self.links[level]
+
         self.circuit = Circuit()
         self.watcher = Watcher(
             Probe(driver(url, commit_timeout_ms), waits, stream, backlog=backlog_max > 0),
@@ -55,8 +66,8 @@ class Sink:
             level=level,
             look_seconds_max=look_seconds_max,
         )
-        self.batches = batches(
-            self.link,
+        self.batches = Batches(
+            link,
             self.circuit,
             self.watcher,
             stream,
@@ -66,9 +77,10 @@ class Sink:
             inflight_requests_max=inflight_requests_max,
         )
 
-    def append(self, lines: list[bytes], level: int = RECEIVED) -> Ticket:
-        """Append to the default destination."""
-        return self.batches.append(lines, level)
+    def append(self, lines: list[bytes], level: int = RECEIVED, destination: bytes | None = None) -> Any:
+        """Append; return a ticket whose ``commit`` is driven as this class says."""
+        ticket = self.batches.append(lines, level, destination)
+        return LoopTicket(self.loop, ticket) if self.driven == "loop" else ticket
 
     def check(self) -> None:
         """Raise what readiness says right after a look."""
@@ -94,10 +106,10 @@ def refused(*reasons: str, match: str | None = None) -> Iterator[pytest.Exceptio
     assert caught.value.reason in reasons
 
 
-def once_closed(subject: Sink, line: bytes) -> Ticket:
-    """Append as soon as the circuit is closed again."""
+def once_closed(subject: Sink, line: bytes) -> Any:
+    """Append as soon as the circuit is closed again; the ticket."""
 
-    def append() -> Ticket | None:
+    def append() -> Any:
         try:
             return subject.append([line])
         except SinkError as error:
@@ -105,8 +117,7 @@ def once_closed(subject: Sink, line: bytes) -> Ticket:
                 raise
             return None
 
-    ticket: Ticket = wait_until(append, "the circuit closes")
-    return ticket
+    return wait_until(append, "the circuit closes")
 
 
 class Store:

@@ -12,7 +12,7 @@ from wsgi.sink.probe import Sample
 
 
 def sample(used: int | None = None, of: int | None = None, backlog: int | None = None, full: bool = False) -> Sample:
-    return Sample(used, of, "noeviction", True, backlog, full)
+    return Sample(used, of, "noeviction", True, backlog, full, {})
 
 
 def reason(verdict: SinkError | None) -> str | None:

@@ -13,10 +13,11 @@ import redis
 
 from tests.sink.support import Sink, once_closed, refused
 from tests.support import entries, wait_until
-from wsgi.problems import PROBLEMS, SinkError
-from wsgi.sink.batch import Batch
-from wsgi.sink.batches import Batches, Ticket
+from wsgi.problems import PROBLEMS
+from wsgi.sink.link import Link
 from wsgi.store.embedded import EmbeddedStore
+
+pytestmark = pytest.mark.usefixtures("driven")
 
 
 def pid_of(store: EmbeddedStore) -> int:
@@ -77,7 +78,10 @@ def test_a_batch_over_the_bound_is_cut_between_requests_where_it_can_be(
     assert addresses == [(found[i][0], n) for i, (start, stop) in enumerate(spans) for n in range(stop - start)]
 
 
-def test_threads_share_commits_and_each_record_is_stored_once(valkey: str, client: Any, stream: str) -> None:
+def test_threads_share_commits_and_each_record_is_stored_once(
+    valkey: str, client: Any, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sink, "driven", "blocking")  # a loop has one thread
     subject = Sink(valkey, stream)
 
     def work(name: int) -> None:
@@ -213,13 +217,18 @@ def test_each_request_of_a_split_batch_has_its_own_outcome(own_store: EmbeddedSt
             subject.append([b"aaaa", b"bbbb"]).commit()
 
 
-def test_who_is_stopped_in_the_middle_of_a_commit_never_reads_it_as_success(valkey: str, stream: str) -> None:
-    class Stopped(Batches):
-        def _write(self, batch: Batch) -> SinkError | None:
-            raise SystemExit
+@pytest.mark.parametrize("step", ["look", "connect", "send", "wait"])
+def test_who_is_stopped_in_the_middle_of_a_commit_never_reads_it_as_success(
+    step: str, valkey: str, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sink, "driven", "blocking")
 
-    subject = Sink(valkey, stream, batches=Stopped)
-    tickets: list[Ticket] = [subject.append([b"1"]), subject.append([b"2"])]
+    def stop(*arguments: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Link, step, stop)
+    subject = Sink(valkey, stream)
+    tickets = [subject.append([b"1"]), subject.append([b"2"])]
     with pytest.raises(SystemExit):
         tickets[0].commit()
     with refused("sink-outcome-unknown"):

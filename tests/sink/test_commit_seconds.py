@@ -24,9 +24,9 @@ def test_a_commits_seconds_included_connecting(valkey: str, stream: str, monkeyp
     """Regression: the first commit of a worker, and each after a reconnect, counted as slow."""
     connect = Driver.connect
 
-    def slow(self: Driver, *, expecting: bool = False) -> None:
+    def slow(self: Driver) -> None:
         time.sleep(CONNECT_SECONDS)
-        connect(self, expecting=expecting)
+        connect(self)
 
     monkeypatch.setattr(Driver, "connect", slow)
     count, seconds = observed()

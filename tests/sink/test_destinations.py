@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.sink.support import Sink, refused
 from tests.support import entries
+
+pytestmark = pytest.mark.usefixtures("driven")
 
 
 def test_a_commit_writes_one_entry_to_each_destination(valkey: str, client: Any, stream: str) -> None:
@@ -13,9 +17,9 @@ def test_a_commit_writes_one_entry_to_each_destination(valkey: str, client: Any,
     other = f"{stream}:other"
     tickets = [
         subject.append([b"1"]),
-        subject.batches.append([b"a", b"b"], destination=other.encode()),
+        subject.append([b"a", b"b"], destination=other.encode()),
         subject.append([b"2"]),
-        subject.batches.append([b"c"], destination=other.encode()),
+        subject.append([b"c"], destination=other.encode()),
     ]
     for ticket in tickets:
         ticket.commit()
@@ -30,7 +34,7 @@ def test_a_destination_that_fails_refuses_only_what_goes_there(valkey: str, clie
     subject = Sink(valkey, stream, entry_bytes_max=4)
     other = f"{stream}:other"
     client.set(other, "a string")
-    good, bad = subject.append([b"1111", b"2222"]), subject.batches.append([b"3"], destination=other.encode())
+    good, bad = subject.append([b"1111", b"2222"]), subject.append([b"3"], destination=other.encode())
     good.commit()
     with refused("sink-misconfigured", match="WRONGTYPE"):
         bad.commit()
@@ -42,6 +46,6 @@ def test_a_destination_that_fails_refuses_only_what_goes_there(valkey: str, clie
 def test_the_bounds_of_a_batch_cover_all_destinations(valkey: str, stream: str) -> None:
     subject = Sink(valkey, stream, inflight_bytes_max=8)
     subject.append([b"aaaa"])
-    subject.batches.append([b"bbbb"], destination=b"other")
+    subject.append([b"bbbb"], destination=b"other")
     with refused("overloaded", match="2 unfinished requests of 8 bytes"):
         subject.append([b"c"])

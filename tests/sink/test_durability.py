@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
 from tests.sink.support import Sink, Store, once_closed, refused
-from tests.support import listen_on_a_free_port, wait_until
-from wsgi.problems import SinkError
+from tests.support import entries, wait_until
+from wsgi.problems import PROBLEMS, SinkError
 from wsgi.sink.durability import RECEIVED, REPLICATED, STORED, SYNCED
+from wsgi.sink.link import UNREAD_REPLIES_MAX
 
-
-@pytest.fixture
-def stores() -> Iterator[Any]:
-    started: list[Store] = []
-
-    def start(*options: str) -> Store:
-        started.append(Store(*options))
-        return started[-1]
-
-    yield start
-    for store in started:
-        store.close()
-
-
-@pytest.fixture
-def pair(stores: Any) -> tuple[Store, Store]:
-    """A primary and its replica, connected."""
-    primary = stores()
-    replica = stores("--replicaof", f"127.0.0.1 {listen_on_a_free_port(primary.client)}")
-    wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", "the replica is connected")
-    return primary, replica
+pytestmark = pytest.mark.usefixtures("driven")
 
 
 def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None:
@@ -48,57 +28,130 @@ def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None
     assert store.client.xlen(stream) == 1
 
 
-def test_synced_over_a_store_that_does_not_fsync_always_is_refused(valkey: str, stream: str) -> None:
-    """Regression: WAITAOF of Valkey 9.1 replies before the fsync under everysec, which made false 202s."""
-    subject = Sink(valkey, stream, level=SYNCED)
-    with refused("durability-unavailable", match="it is everysec"):
-        subject.check()
-    with refused("durability-unavailable", match="it is everysec"):
+def unreachable(subject: Sink, store_client: Any, stream: str, match: str) -> None:
+    """The default level cannot be reached: the first commit, readiness, and each append after that say so."""
+    with refused("sink-unavailable", match=match):
         subject.append([b"1"]).commit()
+    with refused("sink-unavailable", match=match):
+        subject.check()
+    with refused("sink-unavailable", match=match):
+        subject.append([b"2"])
+    assert store_client.xlen(stream) == 0
+
+
+def test_synced_over_a_store_that_does_not_fsync_always_is_refused(valkey: str, client: Any, stream: str) -> None:
+    """Regression: WAITAOF of Valkey 9.1 replies before the fsync under everysec, which made false 202s."""
+    unreachable(Sink(valkey, stream, level=SYNCED), client, stream, "it is everysec")
 
 
 def test_synced_where_the_setting_cannot_be_read_is_refused(stores: Any, stream: str) -> None:
     store = stores("--appendonly", "yes", "--appendfsync", "always")
     store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+waitaof")
     subject = Sink(f"unix://adder:pw@{store.path}", stream, level=SYNCED)
-    with refused("durability-unavailable", match="CONFIG GET is refused"):
-        subject.append([b"1"]).commit()
+    unreachable(subject, store.client, stream, "CONFIG GET is refused")
 
 
 def test_synced_without_an_append_only_file_is_refused_and_not_ready(stores: Any, stream: str) -> None:
     store = stores("--appendonly", "no")
-    subject = Sink(store.url, stream, level=SYNCED)
-    with refused("durability-unavailable", match="it is everysec"):
-        subject.check()
+    unreachable(Sink(store.url, stream, level=SYNCED), store.client, stream, "it is everysec")
     store.client.config_set("appendfsync", "always")
-    with refused("durability-unavailable", match="appendonly is disabled"):
-        subject.check()
-    with refused("durability-unavailable"):
-        subject.append([b"1"]).commit()
+    unreachable(Sink(store.url, stream, level=SYNCED), store.client, stream, "appendonly is disabled")
 
 
 def test_synced_on_a_server_that_has_no_waitaof_says_so(redis7: str, stream: str) -> None:
     with redis.Redis.from_url(redis7) as client:
         client.config_set("appendfsync", "always")
-    subject = Sink(redis7, stream, level=SYNCED)
-    with refused("durability-unavailable", match="unknown command"):
-        subject.check()
+        unreachable(Sink(redis7, stream, level=SYNCED), client, stream, "unknown command")
 
 
-def test_a_request_may_ask_for_more_and_the_others_of_its_commit_do_not_fail_with_it(stores: Any, stream: str) -> None:
+def test_a_default_level_that_can_be_reached_again_is_not_refused_any_longer(stores: Any, stream: str) -> None:
+    store = stores("--appendonly", "yes")
+    subject = Sink(store.url, stream, level=SYNCED)
+    unreachable(subject, store.client, stream, "it is everysec")
+    store.client.config_set("appendfsync", "always")
+    once_closed(subject, b"3").commit()
+    subject.check()
+    assert store.client.xlen(stream) == 1
+
+
+@pytest.mark.parametrize("looked", [True, False], ids=["after a look", "before any look"])
+@pytest.mark.parametrize(
+    ("level", "match"), [(SYNCED, "it is everysec"), (REPLICATED, r"replicated needs 1 .*; the store has 0")]
+)
+def test_a_level_that_cannot_be_reached_was_stored_all_the_same_and_reported_as_retryable(
+    level: int, match: str, looked: bool, stores: Any, stream: str
+) -> None:
+    """Regression: four clients that believed it stored 22,242 records in six seconds."""
     store = stores("--appendonly", "no")
     subject = Sink(store.url, stream)
-    plain, more = subject.append([b"1"]), subject.append([b"2"], SYNCED)
+    if looked:
+        subject.check()
+        plain = subject.append([b"1"])
+        with refused("durability-unavailable", match=match):
+            subject.append([b"2"], level)
+    else:
+        with subject.watcher._look_lock:  # so that none happens
+            plain, more = subject.append([b"1"]), subject.append([b"2"], level)
+            with refused("durability-unavailable", match=match):
+                more.commit()
     plain.commit()
-    with refused("durability-unavailable"):
-        more.commit()
-    subject.append([b"3"]).commit()  # the circuit stayed closed: the default level is reached
+    assert not subject.circuit.state.open  # what only some ask for is not the store's failure
+    subject.append([b"3"]).commit()
+    assert [fields[b"r"] for _, fields in entries(store.client, stream)] == [b"1", b"3"]
+    assert PROBLEMS["durability-unavailable"].retryable is False
+
+
+def test_a_level_may_be_tried_where_the_store_does_not_say_whether_it_can_be_reached(
+    pair: tuple[Store, Store], stream: str
+) -> None:
+    primary, replica = pair
+    primary.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+wait")
+    subject = Sink(f"unix://adder:pw@{primary.path}", stream)
+    subject.check()
+    subject.append([b"1"], REPLICATED).commit()
+    assert replica.client.xlen(stream) == 1
+    with refused("durability-unavailable", match="CONFIG GET is refused"):
+        subject.append([b"2"], SYNCED)
+
+
+def test_what_is_stored_and_not_confirmed_is_never_called_unavailable(stores: Any, stream: str) -> None:
+    """The store changes between two looks: the row of durability-unavailable promises that nothing was stored."""
+    store = stores("--appendonly", "yes", "--appendfsync", "always")
+    subject = Sink(store.url, stream)
+    with subject.watcher._look_lock:
+        subject.append([b"1"], SYNCED).commit()
+        store.client.config_set("appendonly", "no")
+        late = subject.append([b"2"], SYNCED)
+        with refused("durability-timeout", match="appendonly is disabled"):
+            late.commit()
     assert store.client.xlen(stream) == 2
+    subject.check()
+    with refused("durability-unavailable"):
+        subject.append([b"3"], SYNCED)
+
+
+def test_a_replica_that_is_lost_makes_the_default_level_unreachable_until_it_is_back(
+    pair: tuple[Store, Store], stream: str
+) -> None:
+    primary, replica = pair
+    subject = Sink(primary.url, stream, level=REPLICATED)
+    subject.append([b"1"]).commit()
+    replica.client.replicaof("NO", "ONE")
+    wait_until(lambda: not primary.client.info("replication")["connected_slaves"], "the replica has left")
+    subject.watcher.look()
+    with refused("sink-unavailable", match="the store has 0"):
+        subject.ready()
+    with refused("sink-unavailable", match="the store has 0"):
+        subject.append([b"2"])
+    assert primary.client.xlen(stream) == 1
+    replica.client.replicaof("127.0.0.1", primary.client.config_get("port")["port"])
+    once_closed(subject, b"3").commit()
 
 
 def test_a_request_that_asks_for_less_gets_the_default(valkey: str, stream: str) -> None:
     subject = Sink(valkey, stream, level=SYNCED)
-    assert [subject.append([b"1"], level).level for level in (RECEIVED, STORED)] == [SYNCED, SYNCED]
+    with subject.watcher._look_lock:  # it would find that this store cannot reach the level
+        assert [subject.append([b"1"], level).level for level in (RECEIVED, STORED)] == [SYNCED, SYNCED]
 
 
 def test_replicated_counts_the_replicas_and_recovers(pair: tuple[Store, Store], stream: str) -> None:
@@ -122,9 +175,16 @@ def test_received_answers_without_a_reply_and_counts_it_later(valkey: str, clien
     subject = Sink(valkey, stream, level=RECEIVED)
     for count in range(1_500):
         subject.append([b"%d" % count]).commit()
+        assert subject.links[RECEIVED]._unread <= UNREAD_REPLIES_MAX
     assert subject.append([b"last"], STORED).level == STORED
     subject.append([b"stored"], STORED).commit()
-    assert subject.link.settle(wait=True) == (0, 0, None)
+
+    def settled() -> bool:
+        subject.batches.settle()
+        subject.loop.turn()
+        return not subject.links[RECEIVED].busy
+
+    wait_until(settled, "every reply is read")
     assert client.xlen(stream) == 1_501  # the last two share an entry
 
 
@@ -152,7 +212,12 @@ def test_a_record_dropped_at_received_shows_with_no_request_after_it(
     client.set(stream, "a string")
     subject = Sink(valkey, stream, level=RECEIVED)
     subject.append([b"1"]).commit()
-    wait_until(lambda: subject.circuit.state.open, "the watcher reads the reply")
+
+    def is_open() -> bool:
+        subject.loop.turn()
+        return subject.circuit.state.open
+
+    wait_until(is_open, "the watcher or the loop reads the reply")
     with refused("sink-misconfigured", match=r"WRONGTYPE|holds a string"):
         subject.append([b"2"])
     assert "succeed again" not in caplog.text
@@ -160,7 +225,10 @@ def test_a_record_dropped_at_received_shows_with_no_request_after_it(
     once_closed(subject, b"3").commit()
 
 
-def test_who_waits_behind_a_commit_that_failed_is_refused_without_another_wait(stores: Any, stream: str) -> None:
+def test_who_waits_behind_a_commit_that_failed_is_refused_without_another_wait(
+    stores: Any, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sink, "driven", "blocking")  # tests/sink/test_in_flight.py has it in a loop
     store = stores()
     subject = Sink(store.url, stream, commit_timeout_ms=2_000)
     subject.append([b"0"]).commit()
@@ -176,7 +244,7 @@ def test_who_waits_behind_a_commit_that_failed_is_refused_without_another_wait(s
 
     one = threading.Thread(target=commit, args=(first,))
     one.start()
-    wait_until(lambda: subject.batches._commit_lock.locked(), "the first commit has begun")
+    wait_until(lambda: subject.links[STORED].busy, "the first commit has been sent")
     second = subject.append([b"2"])
     commit(second)
     one.join()

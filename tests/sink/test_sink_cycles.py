@@ -32,6 +32,7 @@ def loading():
     return listener.getsockname()[1]
 
 url, level = sys.argv[1], int(sys.argv[2])
+Sink.driven = sys.argv[3]
 client = redis.Redis.from_url(url)
 subject = Sink(url, "s", inflight_requests_max=3, entry_bytes_max=4, commit_timeout_ms=300, level=level)
 busy = Sink(f"redis://127.0.0.1:{loading()}", "s", level=level)
@@ -57,7 +58,10 @@ def use(sink, *levels, lines=(b"1",)):
 
 def everything():
     use(subject, level)                                   # success
-    use(subject, level, level, SYNCED)                    # mixed levels: the highest is not reached
+    use(subject, level, level, SYNCED)                    # a level that cannot be reached, on connecting
+    subject.watcher.look()
+    use(subject, SYNCED)                                  # and on appending
+    subject.circuit._forget()
     use(subject, level, level, level, level)              # one too many: overloaded
     use(subject, level, lines=(b"1111", b"2222"))         # several entries
     subject.watcher.look()
@@ -103,12 +107,13 @@ sys.stdout.flush()
 """
 
 
+@pytest.mark.parametrize("driven", ["blocking", "loop"])
 @pytest.mark.parametrize("level", [0, 1])
-def test_errors_that_were_stored_and_raised_again_kept_their_frames_alive(level: int) -> None:
+def test_errors_that_were_stored_and_raised_again_kept_their_frames_alive(level: int, driven: str) -> None:
     store = Store()
     try:
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, store.url, str(level)],
+            [sys.executable, "-c", PROGRAM, store.url, str(level), driven],
             cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS,
         )  # fmt: skip
     finally:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Generator
+from time import monotonic
 
 import zstandard
 
 from wsgi.problems import ClientError
 from wsgi.receivers.body import too_large
+from wsgi.receivers.slices import SLICE_SECONDS
 
 DECODE_CHUNK_BYTES = 65_536
 """Bytes of a compressed body that a decoder sees, or gives, at a time."""
+FRAME_CHUNK_BYTES = 262_144
+"""Bytes that a decoder of zstd gives at a time, about, where nothing but the body bounds it."""
 MEMBERS_MAX = 1_024
 """Gzip members or zstd frames of a body: concatenated logs have dozens; a bomb of empty ones has 400,000."""
 ZSTD_WINDOW_BYTES_MAX = 8_388_608
@@ -27,11 +32,11 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _PLAIN_TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
 
 
-def decompress(body: bytes, content_encoding: str, bytes_max: int) -> bytes:
+def decompress(body: bytes, content_encoding: str, bytes_max: int) -> Generator[None, None, bytes]:
     """Return the body with its Content-Encoding undone: gzip, x-gzip, deflate (zlib's, or raw), zstd, identity.
 
-    Never decodes more than ``bytes_max`` and a chunk. Raises ClientError: ``payload-too-large`` beyond,
-    ``malformed-payload`` for data that is corrupt, cut short or followed by other data,
+    Yields about every SLICE_SECONDS of work. Never decodes more than ``bytes_max`` and a chunk. Raises ClientError:
+    ``payload-too-large`` beyond, ``malformed-payload`` for data that is corrupt, cut short or followed by other data,
     ``unsupported-content-encoding`` for other codings and for several at once.
     """
     names = (name.strip().lower() for name in content_encoding.split(","))
@@ -44,26 +49,26 @@ def decompress(body: bytes, content_encoding: str, bytes_max: int) -> bytes:
     if coding in ("gzip", "x-gzip"):
         if not body.startswith(_GZIP):
             raise _mislabelled(body, "gzip")
-        return _inflate(body, 16 + zlib.MAX_WBITS, MEMBERS_MAX, bytes_max)
+        return (yield from _inflate(body, 16 + zlib.MAX_WBITS, MEMBERS_MAX, bytes_max))
     if coding == "deflate":
-        return _undeflate(body, bytes_max)
+        return (yield from _undeflate(body, bytes_max))
     if coding == "zstd":
         # Beside frames there are skippable ones, of sixteen magic numbers (RFC 8878 section 3.1.2).
         if not body.startswith(_ZSTD) and not body[1:4] == b"\x2a\x4d\x18":
             raise _mislabelled(body, "zstd")
-        return _unzstd(body, bytes_max)
+        return (yield from _unzstd(body, bytes_max))
     raise _unsupported(f"Content-Encoding must be one of {ACCEPTED}, identity")
 
 
-def _undeflate(body: bytes, bytes_max: int) -> bytes:
+def _undeflate(body: bytes, bytes_max: int) -> Generator[None, None, bytes]:
     """zlib's format as the standard has it (RFC 9110 section 8.4.1.2), or raw deflate, as some clients send it."""
     try:
-        return _inflate(body, zlib.MAX_WBITS, 1, bytes_max)
+        return (yield from _inflate(body, zlib.MAX_WBITS, 1, bytes_max))
     except ClientError as error:
         if error.reason != "malformed-payload":
             raise
     try:
-        return _inflate(body, -zlib.MAX_WBITS, 1, bytes_max)
+        return (yield from _inflate(body, -zlib.MAX_WBITS, 1, bytes_max))
     except ClientError as error:
         # Only now: a raw stream may begin with any of these.
         if error.reason == "malformed-payload" and (_PLAIN_TEXT.match(body) or label(body) in ("gzip", "zstd")):
@@ -85,36 +90,45 @@ def _is_zlib(body: bytes) -> bool:
     return body[:1] == b"\x78" and len(body) > 1 and (body[0] * 256 + body[1]) % 31 == 0
 
 
-def _inflate(body: bytes, wbits: int, members_max: int, bytes_max: int) -> bytes:
+def _inflate(body: bytes, wbits: int, members_max: int, bytes_max: int) -> Generator[None, None, bytes]:
     """zlib's three formats, told apart by ``wbits``."""
     pieces: list[bytes] = []
     room, members, decoder = bytes_max, 1, zlib.decompressobj(wbits)
+    due = monotonic() + SLICE_SECONDS
     for start in range(0, len(body), DECODE_CHUNK_BYTES):
         data = body[start : start + DECODE_CHUNK_BYTES]
-        while data:
+        more = False  # whether the decoder may hold output back: it gave as much as it was allowed to
+        while data or more:
             if decoder.eof:
                 members += 1
                 _check_members(members, members_max)
                 decoder = zlib.decompressobj(wbits)
+            # One byte over the room tells too much from just enough.
+            allowed = min(room + 1, DECODE_CHUNK_BYTES)
             try:
-                # One byte over the room tells too much from just enough.
-                pieces.append(decoder.decompress(data, room + 1))
+                piece = decoder.decompress(data, allowed)
             except zlib.error:
                 raise _corrupt() from None
-            room -= len(pieces[-1])
+            room -= len(piece)
             if room < 0:
                 raise too_large(bytes_max)
-            data = decoder.unused_data
+            pieces.append(piece)
+            more = len(piece) == allowed and not decoder.eof
+            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            if monotonic() >= due:
+                yield
+                due = monotonic() + SLICE_SECONDS
     if not decoder.eof:
         raise _corrupt()
     return b"".join(pieces)
 
 
-def _unzstd(body: bytes, bytes_max: int) -> bytes:
+def _unzstd(body: bytes, bytes_max: int) -> Generator[None, None, bytes]:
     """Frames of zstd (RFC 8878). Twice over the data: one API is bounded, the other tells a cut-off frame."""
     codec = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX)
     pieces: list[bytes] = []
-    room, members, decoder = bytes_max, 1, codec.decompressobj()
+    room = bytes_max
+    due = monotonic() + SLICE_SECONDS
     try:
         reader = codec.stream_reader(body, read_across_frames=True)
         while piece := reader.read(DECODE_CHUNK_BYTES):
@@ -122,21 +136,37 @@ def _unzstd(body: bytes, bytes_max: int) -> bytes:
             if room < 0:
                 raise too_large(bytes_max)
             pieces.append(piece)
-        for start in range(0, len(body), DECODE_CHUNK_BYTES):
-            data = body[start : start + DECODE_CHUNK_BYTES]
-            while data:
-                if decoder.eof:
-                    members += 1
-                    _check_members(members, MEMBERS_MAX)
-                    decoder = codec.decompressobj()
-                decoder.decompress(data)
-                data = decoder.unused_data
+            if monotonic() >= due:
+                yield
+                due = monotonic() + SLICE_SECONDS
+        del reader  # its window is as large as the next decoder's
+        yield from _check_frames(body, codec, bytes_max - room)
     except zstandard.ZstdError as error:
         # The library has no code for this; its text is libzstd's own, fixed one.
         raise (_wide_window() if "too much memory" in str(error) else _corrupt()) from None
+    return b"".join(pieces)
+
+
+def _check_frames(body: bytes, codec: zstandard.ZstdDecompressor, size: int) -> Generator[None, None, None]:
+    """Decode once more, to see that there are few frames and that the last one is whole; all fit, in ``size`` bytes."""
+    members, decoder = 1, codec.decompressobj()
+    # This API is not bounded: give it as little of the body as holds FRAME_CHUNK_BYTES, on average.
+    step = max(1, len(body) * FRAME_CHUNK_BYTES // max(size, FRAME_CHUNK_BYTES))
+    due = monotonic() + SLICE_SECONDS
+    for start in range(0, len(body), step):
+        data = body[start : start + step]
+        while data:
+            if decoder.eof:
+                members += 1
+                _check_members(members, MEMBERS_MAX)
+                decoder = codec.decompressobj()
+            decoder.decompress(data)
+            data = decoder.unused_data
+            if monotonic() >= due:
+                yield
+                due = monotonic() + SLICE_SECONDS
     if not decoder.eof:
         raise _corrupt()
-    return b"".join(pieces)
 
 
 def _check_members(members: int, members_max: int) -> None:

@@ -1,7 +1,8 @@
 """JSON texts (RFC 8259): what ujson reads beyond the standard, and what is wrong with a text that it refuses.
 
 What lives here: the checks of a text that holds more than the five members of a record, the second look at a text that
-ujson refused, and the words for it. What must not: what makes a record valid, media types.
+ujson refused, and the words for it; each at once, and in slices for a long text. What must not: what makes a record
+valid, media types.
 
 ujson reads more than JSON. Numbers that JSON forbids are refused here (RFC 8259 section 6); a raw control character in
 a string is let in, since a line is written anew and escapes it. Texts come from anybody: every step is linear.
@@ -10,32 +11,54 @@ a string is let in, since a line is written anew and escapes it. Texts come from
 from __future__ import annotations
 
 import re
+from codecs import utf_8_decode
+from collections.abc import Generator
 from typing import Any
 
 import ujson
 
+from inlet.stream.errors import RecordTooLarge
 from inlet.stream.record import LOADS_ERRORS
 from wsgi.problems import ClientError
 from wsgi.receivers.decompress import label
+from wsgi.receivers.slices import finish
+from wsgi.receivers.structure import (
+    NOT_BRACKETS,
+    TO_BRACES,
+    VALUES_MAX,
+    count_values,
+    depth_reached,
+    quoted_parts,
+)
 
 LONG_DIGITS = 640
 """Digits in a row over which a number is read as a short one: Python never limits the length of shorter integers
 (``sys.int_info.str_digits_check_threshold``). A record holds no numbers, so its value does not matter."""
 PROBED_BYTES_MAX = 262_144
 """Bytes of a first line that are parsed to tell NDJSON from JSON: as long as a record may be."""
+NUMBER_SEEN_BYTES = 8
+"""Bytes before and behind the beginning of a number that JSON forbids that decide about it: ``Infinity`` has eight."""
+CHECKED_BYTES = 131_072
+"""Bytes of a text that is checked in one go: a quarter of a millisecond, for an array that is read in one step."""
+DECODED_BYTES = 262_144
+"""Bytes of a text that are decoded at a time to find what is not UTF-8: half a millisecond where none are ASCII."""
 BOM = b"\xef\xbb\xbf"
 BLANK = b" \t\r\n"
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 pair: no character, and no text in UTF-8 can hold one."""
 
-_STRING = re.compile(rb'"[^"]*"')
-# For nesting only: both kinds of bracket become braces, and all but braces and quotes is deleted.
-_TO_BRACES = bytes.maketrans(b"[]", b"{}")
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 # Outside of strings, in a text that ujson has read: each alternative is the beginning of a number that JSON forbids.
 # In order: a zero before another digit, a minus without a digit, "-0" before another digit, a point without one.
 _BAD_NUMBER = re.compile(rb"0[0-9](?<![0-9eE.+-]0[0-9])|-(?![0-9])|-0[0-9](?<![eE]-0[0-9])|\.(?![0-9])|NaN|Infinity")
 _LONG_NUMBER = re.compile(rb"[0-9]{%d,}+" % (LONG_DIGITS + 1))
+
+
+def strict(text: bytes) -> Any:
+    """Decode one JSON text; raise one of LOADS_ERRORS."""
+    # The one breach of UTF-8 that ujson lets in is an encoded surrogate; its first byte is always ED.
+    if not text.isascii() and b"\xed" in text:
+        text.decode()
+    return ujson.loads(text)
 
 
 def load(text: bytes, depth_max: int) -> Any:
@@ -44,54 +67,127 @@ def load(text: bytes, depth_max: int) -> Any:
     What nests deeper than a record, and numbers, are for ``check``.
     """
     try:
-        # The one breach of UTF-8 that ujson lets in is an encoded surrogate; its first byte is always ED.
-        if not text.isascii() and b"\xed" in text:
-            text.decode()
-        return ujson.loads(text)
+        return strict(text)
     except LOADS_ERRORS as error:
-        return _load_again(text, depth_max, error)
+        message, digits = str(error), has_long_number(error)
+    return finish(load_again(text, depth_max, message, digits=digits))
+
+
+def load_slices(text: bytes, depth_max: int) -> Generator[None, None, Any]:
+    """Do as ``load`` does, for a text of any size. Decoding it is one slice, however long."""
+    try:
+        return strict(text)
+    except LOADS_ERRORS as error:
+        message, digits = str(error), has_long_number(error)
+    yield
+    return (yield from load_again(text, depth_max, message, digits=digits))
+
+
+def has_too_many_values(text: bytes) -> Generator[None, None, bool]:
+    """Return whether one record's text holds more values than may be decoded in one go."""
+    return len(text) > VALUES_MAX and (yield from count_values(text)) > VALUES_MAX
+
+
+def too_many_values() -> RecordTooLarge:
+    """Return the error of such a record."""
+    return RecordTooLarge(f"the record holds more than {VALUES_MAX} values, those in unknown members included")
+
+
+def has_long_number(error: Exception) -> bool:
+    """Return whether one of LOADS_ERRORS is Python's limit on the digits of an integer, and no fault of the text."""
+    # ujson's own errors are JSONDecodeErrors.
+    return not isinstance(error, (ujson.JSONDecodeError, UnicodeError))
 
 
 def check(text: bytes, depth_max: int) -> None:
     """Raise ClientError (``malformed-payload``) where a text that ujson has read nests too deep, or is not JSON."""
-    outside = b"".join(_without_escapes(text).split(b'"')[::2])
-    _check_depth(outside.translate(_TO_BRACES, _NOT_STRUCTURE), depth_max)
-    _check_numbers(outside)
+    outside = text if b'"' not in text else b"".join(_without_escapes(text).split(b'"')[::2])
+    braces = outside.translate(TO_BRACES, NOT_BRACKETS)
+    if braces.count(b"{") > depth_max and depth_reached(braces, 0) > depth_max:
+        raise _too_deep(depth_max)
+    if (found := _BAD_NUMBER.search(outside)) is not None:
+        raise _bad_number(found[0])
+
+
+def check_slices(text: bytes, depth_max: int) -> Generator[None, None, None]:
+    """Do as ``check`` does, for a text of any size."""
+    if len(text) <= CHECKED_BYTES:
+        check(text, depth_max)
+        return
+    depth, numbers = 0, _Numbers()
+    for _, parts, inside in quoted_parts(text):
+        outside = b"".join(parts[inside::2])
+        depth = _deepen(outside, depth, depth_max)
+        numbers.look(outside)
+        yield
+    if bad := numbers.end():
+        raise _bad_number(bad)
 
 
 def check_nesting(text: bytes, depth_max: int) -> None:
     """Raise ClientError (``malformed-payload``) where brackets nest deeper than ``depth_max``.
 
-    For any text, read or not. Every step is one pass in C: drop escapes, keep structure and quotes, drop strings, then
-    take away the innermost pairs once per level. Text that is not JSON may come out either way, but never passes with
-    more than ``2 * depth_max``.
+    For any text, read or not; one that is not JSON may come out either way.
     """
-    text = _without_escapes(text).translate(_TO_BRACES, _NOT_STRUCTURE).replace(b'""', b"")
-    if b'"' in text:
-        text = _STRING.sub(b"", text)
-    _check_depth(text, depth_max)
+    finish(nesting_slices(text, depth_max))
 
 
-def _check_depth(braces: bytes, depth_max: int) -> None:
-    """Take away the innermost pairs once per level."""
-    for _ in range(depth_max):
-        if b"{}" not in braces:
-            break
-        braces = braces.replace(b"{}", b"")
-    if b"{}" in braces or braces.count(b"{") > depth_max:
-        raise _malformed(f"arrays and objects nest more than {depth_max} deep")
+def nesting_slices(text: bytes, depth_max: int) -> Generator[None, None, None]:
+    """Do as ``check_nesting`` does, for a text of any size."""
+    depth = 0
+    for _, parts, inside in quoted_parts(text):
+        depth = _deepen(b"".join(parts[inside::2]), depth, depth_max)
+        yield
 
 
-def _check_numbers(outside: bytes) -> None:
-    """Look for a number that JSON forbids in what stands outside of strings."""
-    found = _BAD_NUMBER.search(outside)
-    if found is None:
-        return
-    if found[0] in (b"NaN", b"Infinity"):
-        raise _malformed(f"not valid JSON: {found[0].decode()} is no number in JSON; send null, or a string")
+def _deepen(outside: bytes, depth: int, depth_max: int) -> int:
+    """Return the depth behind a piece of what stands outside of strings; raise where it is too deep within."""
+    braces = outside.translate(TO_BRACES, NOT_BRACKETS)
+    opened = braces.count(b"{")
+    if depth + opened > depth_max and depth_reached(braces, depth) > depth_max:
+        raise _too_deep(depth_max)
+    return depth + 2 * opened - len(braces)
+
+
+class _Numbers:
+    """A search for the first number that JSON forbids, piece by piece."""
+
+    def __init__(self) -> None:
+        self._window, self._at, self._bad = b"", 0, b""
+
+    def look(self, outside: bytes) -> None:
+        """Look at another piece of what stands outside of strings."""
+        if self._bad:
+            return
+        window = self._window + outside
+        # What begins close to the end is looked at with the next piece: it may go on there.
+        end = len(window) - NUMBER_SEEN_BYTES
+        found = _BAD_NUMBER.search(window, self._at)
+        if found is not None and found.start() < end:
+            self._bad = found[0]
+        # Keep what is not looked at yet, and what a pattern looks back at.
+        kept = max(0, end - NUMBER_SEEN_BYTES)
+        self._at = max(self._at, end) - kept
+        self._window = window[kept:]
+
+    def end(self) -> bytes:
+        """Return what was found, or nothing."""
+        if not self._bad and (found := _BAD_NUMBER.search(self._window, self._at)) is not None:
+            self._bad = found[0]
+        return self._bad
+
+
+def _too_deep(depth_max: int) -> ClientError:
+    return _malformed(f"arrays and objects nest more than {depth_max} deep")
+
+
+def _bad_number(found: bytes) -> ClientError:
+    """Say what is wrong with a number; ``found`` is what _BAD_NUMBER found."""
+    if found in (b"NaN", b"Infinity"):
+        return _malformed(f"not valid JSON: {found.decode()} is no number in JSON; send null, or a string")
     kind = {b"0": "a leading zero", b".": "no digit after its point", b"-": "no digit after its minus sign"}
-    what = "a leading zero" if len(found[0]) > 1 else kind[found[0][:1]]
-    raise _malformed(f"not valid JSON: a number has {what} (RFC 8259 section 6)")
+    what = "a leading zero" if len(found) > 1 else kind[found[:1]]
+    return _malformed(f"not valid JSON: a number has {what} (RFC 8259 section 6)")
 
 
 def refuse_encoding(text: bytes) -> None:
@@ -103,24 +199,23 @@ def refuse_encoding(text: bytes) -> None:
         raise _malformed("not UTF-8: the text looks like UTF-16 or UTF-32; send UTF-8 without NUL bytes")
 
 
-def _load_again(text: bytes, depth_max: int, error: Exception) -> Any:
-    """Decode what ujson refused though it is JSON: one byte order mark, and long integers; else raise what is wrong."""
-    check_nesting(text, depth_max)
+def load_again(text: bytes, depth_max: int, message: str, *, digits: bool) -> Generator[None, None, Any]:
+    """Decode what ujson refused though it is JSON: one byte order mark, and long integers; else raise what is wrong.
+
+    ``message`` is what ujson said, ``digits`` what ``has_long_number`` said of it.
+    """
+    yield from nesting_slices(text, depth_max)
     start = len(BOM) if text.startswith(BOM) else 0
-    # ujson's own errors are JSONDecodeErrors; a plain ValueError is Python's limit on the digits of an integer.
-    too_long = not isinstance(error, (ujson.JSONDecodeError, UnicodeError))
-    if start or too_long:
-        again = _with_short_numbers(text[start:])
+    if start or digits:
         try:
-            if not again.isascii():
-                again.decode()
-            return ujson.loads(again)
+            return strict(with_short_numbers(text[start:]))
         except LOADS_ERRORS as second:
-            raise _explain(text, str(second)) from None
-    raise _explain(text, str(error))
+            message = str(second)
+        yield
+    raise (yield from explain(text, message))
 
 
-def _with_short_numbers(text: bytes) -> bytes:
+def with_short_numbers(text: bytes) -> bytes:
     """Put ``1`` in place of each long run of digits outside of strings."""
     pieces: list[bytes] = []
     at, inside = 0, False
@@ -137,15 +232,13 @@ def _without_escapes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
 
 
-def _explain(text: bytes, message: str) -> ClientError:
+def explain(text: bytes, message: str) -> Generator[None, None, ClientError]:
     """Say what is wrong with a text that cannot be read; ``message`` is ujson's. Quotes no more than one byte."""
     if not text.removeprefix(BOM).strip(BLANK):
-        return _malformed("the body is empty")
+        return empty()
     refuse_encoding(text)
-    try:
-        text.decode()
-    except UnicodeDecodeError as undecodable:
-        at = undecodable.start
+    at = yield from _undecodable(text)
+    if at >= 0:
         return _malformed(f"not UTF-8: byte 0x{text[at]:02X} at offset {at}; encode the text as UTF-8")
     nul = text.find(b"\0")
     if nul >= 0:
@@ -162,12 +255,30 @@ def _explain(text: bytes, message: str) -> ClientError:
     return _malformed(f"not valid JSON: {message[:100]}")
 
 
+def _undecodable(text: bytes) -> Generator[None, None, int]:
+    """Return the offset of the first byte that is not UTF-8, or -1."""
+    at = 0
+    while at < len(text):
+        end = at + DECODED_BYTES
+        try:
+            at += utf_8_decode(text[at:end], "strict", end >= len(text))[1]
+        except UnicodeDecodeError as error:
+            return at + error.start
+        yield
+    return -1
+
+
 def _is_json(line: bytes) -> bool:
     try:
         ujson.loads(line)
     except LOADS_ERRORS:
         return False
     return True
+
+
+def empty() -> ClientError:
+    """Return the error of a body that is empty, or blank."""
+    return _malformed("the body is empty")
 
 
 def _malformed(detail: str) -> ClientError:

@@ -1,7 +1,8 @@
 """The native receiver: ``POST /ingest``, the strict contract of docs/protocol.md.
 
-What lives here: its media types, its three formats (an object, an array, NDJSON), and its answers. What must not: what
-makes a record valid (``inlet.stream.record``), reading and decoding a body, when an answer is given (the pipeline).
+What lives here: its media types, which of its three formats a body has (an object, an array, NDJSON), what is read at
+once and what in slices, and its answers. What must not: what makes a record valid (``inlet.stream.record``), how a bulk
+is read (``wsgi.receivers.arrays``, ``wsgi.receivers.ndjson``), when an answer is given (the pipeline).
 
 Decisions:
 - An empty or blank body is malformed. An empty array is JSON, but nothing to store.
@@ -12,40 +13,45 @@ Decisions:
 
 from __future__ import annotations
 
-import re
-from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import ujson
 
 from inlet.stream.errors import InletError, RecordInvalid
 from inlet.stream.limits import RecordLimits
-from inlet.stream.record import LOADS_ERRORS, encoder, unknown_members
-from wsgi.problems import ClientError
-from wsgi.receivers import jsontext
+from inlet.stream.record import LOADS_ERRORS, unknown_members
+from wsgi.receivers import arrays, jsontext, ndjson
+from wsgi.receivers.bulk import Bulk, rules, too_many
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.mediatype import ACCEPTED, NDJSON, is_ndjson
-from wsgi.receivers.pipeline import Addresses, NothingAccepted, Parsed, Rejection
+from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 from wsgi.receivers.refusals import Response, problem
+from wsgi.receivers.slices import SLICE_SECONDS
 from wsgi.sink.durability import NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from wsgiref.types import WSGIEnvironment
 
-EVENT_ID_ECHO_CHARS_MAX = 256
-"""Characters of a rejected record's event_id that its rejection names."""
-ERRORS_SHOWN_MAX = 1_000
-"""Rejections that one answer lists; ``rejected`` counts them all."""
-MALFORMED_RECORD = "malformed-record"
-"""Reason of a line of NDJSON that is not JSON."""
+    from wsgi.receivers.pipeline import Addresses
+
+SHORT_BYTES_MAX = 131_072
+"""Bytes of a body that is read in one step: half a millisecond where it is ordinary, six where it is all brackets."""
+SHORT_RECORDS_MAX = 128
+"""Records of a bulk that is read in one step."""
+SLOW_RECORDS_MAX = 16
+"""Records of a bulk that is read in one step where one of them is bad, which costs up to 10 microseconds each..."""
+LONG_BYTES_MIN = 16_384
+"""... unless the body has so many bytes, and cost its sender as much."""
+WHOLE_RECORDS_MAX = 1_000
+"""Records of a receipt that is rendered in one step."""
+ENTRIES_AT_ONCE = 250
+"""Records of a longer one that are rendered at a time: a quarter of a millisecond."""
 QUEUED = b'{"status":"queued"}'
 """The whole answer to one accepted record."""
 
-_BLANK_LINES = re.compile(rb"\n[ \t\r\n]+")
-_NOT_A_RECORD = (
-    "a line of NDJSON is one record, a JSON object, not an array; send an array with Content-Type: application/json"
-)
 _loads = ujson.loads
 _parsed = tuple.__new__  # PERF: a NamedTuple's own constructor is in Python
 
@@ -56,9 +62,8 @@ class Native:
     name = "native"
 
     def __init__(self, payload_limits: PayloadLimits, record_limits: RecordLimits) -> None:
-        self._records_max = payload_limits.bulk_records_max
-        self._depth_max = payload_limits.nesting_depth_max
-        self._encode = encoder(record_limits)
+        self._rules = rules(payload_limits, record_limits)
+        self._encode, self._depth_max = self._rules.encode, self._rules.depth_max
         # The spellings that nearly every client uses need no parsing.
         self._is_ndjson: dict[str | None, bool] = {None: False, "": False, "application/json": False}
         for name in ("application/json; charset=utf-8", "application/json;charset=utf-8", *sorted(NDJSON)):
@@ -68,18 +73,20 @@ class Native:
             for name in NAMES
         ]
 
-    def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed:
-        """Turn a body into lines and rejections; ``context`` is whether it is a bulk.
+    def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
+        """Turn a body into lines and rejections, or return None if that may take long; ``context``: is it a bulk.
 
         Raises ClientError (``unsupported-media-type``, ``payload-too-large``, ``malformed-payload``), RecordInvalid and
         RecordTooLarge for a single record, NothingAccepted for a bulk without a valid one.
         """
         content_type = environ.get("CONTENT_TYPE")
-        ndjson = self._is_ndjson.get(content_type)
-        if ndjson is None:
-            ndjson = is_ndjson(content_type or "")
-        if ndjson:
-            return self._read_lines(body)
+        ndjson_sent = self._is_ndjson.get(content_type)
+        if ndjson_sent is None:
+            ndjson_sent = is_ndjson(content_type or "")
+        if len(body) > SHORT_BYTES_MAX:
+            return None
+        if ndjson_sent:
+            return ndjson.read_short(body, self._rules, SHORT_RECORDS_MAX, _slow_max(body))
         try:
             # The one breach of UTF-8 that ujson lets in is an encoded surrogate; its first byte is always ED.
             value = _loads(body) if body.isascii() or b"\xed" not in body else jsontext.load(body, self._depth_max)
@@ -94,85 +101,83 @@ class Native:
             raise
         if len(value) == 5 and "metadata" in value:
             # These five hold neither numbers nor deep nesting.
-            return _parsed(Parsed, ([line], (), 0, False))
+            return _parsed(Parsed, ([line], None, 0, False))
         jsontext.check(body, self._depth_max)
-        return Parsed([line], (), unknown_members(value), False)
+        return Parsed([line], None, unknown_members(value), False)
 
-    def _read_array(self, values: list[Any], body: bytes) -> Parsed:
-        """Encode each element; a bad one is rejected alone."""
-        if len(values) > self._records_max:
-            raise _too_many(self._records_max)
-        lines: list[bytes] = []
-        rejections: list[Rejection] = []
-        unknown, encode, checked = 0, self._encode, False
-        for index, value in enumerate(values):
-            try:
-                line = encode(value)
-                if len(value) == 5 and "metadata" in value:
-                    lines.append(line)
-                    continue
-                unknown += unknown_members(value)
-                lines.append(line)
-            except RecordInvalid as error:
-                rejections.append(Rejection(index, _echo(value), error.reason, error.detail))
-            if not checked:
-                # Whatever is not the five members may hold what is not JSON: the whole text, once.
-                jsontext.check(body, self._depth_max)
-                checked = True
-        return _bulk(lines, rejections, unknown)
+    def _read_array(self, values: list[object], body: bytes) -> Parsed | None:
+        """Read a short array; return None if it is not."""
+        if len(values) > self._rules.records_max:
+            raise too_many(self._rules.records_max)
+        bulk = Bulk(self._rules)
+        if len(values) <= _slow_max(body):
+            bulk.take(values)
+        elif len(values) > SHORT_RECORDS_MAX or not bulk.take_valid(values):
+            return None
+        if bulk.irregular:
+            # Whatever is not the five members may hold what is not JSON: the whole text, once.
+            jsontext.check(body, self._depth_max)
+        return bulk.parsed()
 
-    def _read_lines(self, body: bytes) -> Parsed:
-        """Decode and encode each line that is not blank; a bad one is rejected alone."""
-        body = body.removeprefix(jsontext.BOM)
-        if body.count(b"\n") > self._records_max:
-            # Too many records, or mostly blank lines: those must not cost a turn of the loop below each.
-            body = _BLANK_LINES.sub(b"\n", body)
-        if not body or body.isspace():
-            raise ClientError("malformed-payload", "the body is empty")
-        jsontext.refuse_encoding(body)
-        lines: list[bytes] = []
-        rejections: list[Rejection] = []
-        index = unknown = 0
-        load, encode, depth_max, records_max = jsontext.load, self._encode, self._depth_max, self._records_max
-        for text in BytesIO(body):
-            if not text.strip(jsontext.BLANK):
-                continue
-            if index >= records_max:
-                raise _too_many(records_max)
-            value = None
-            try:
-                value = load(text, depth_max)
-                line = encode(value)
-                if len(value) != 5 or "metadata" not in value:
-                    jsontext.check(text, depth_max)
-                    unknown += unknown_members(value)
-                lines.append(line)
-            except ClientError as error:
-                rejections.append(Rejection(index, None, MALFORMED_RECORD, error.detail))
-            except RecordInvalid as error:
-                rejections.append(_line_rejection(index, value, error, text, depth_max))
-            index += 1
-        return _bulk(lines, rejections, unknown)
+    def slices(self, environ: WSGIEnvironment, body: bytes) -> Generator[None, None, Parsed]:
+        """Do as ``read`` does, for any body, yielding about once in a millisecond of work."""
+        content_type = environ.get("CONTENT_TYPE")
+        if is_ndjson(content_type or ""):
+            return (yield from ndjson.read_slices(body, self._rules))
+        start = yield from arrays.opened(body)
+        if start:
+            return (yield from arrays.read_slices(body, start, self._rules))
+        if (yield from jsontext.has_too_many_values(body)):
+            raise jsontext.too_many_values()
+        value = yield from jsontext.load_slices(body, self._depth_max)
+        yield
+        try:
+            line = self._encode(value)
+        except RecordInvalid:
+            yield from jsontext.check_slices(body, self._depth_max)
+            raise
+        if len(value) != 5 or "metadata" not in value:
+            yield from jsontext.check_slices(body, self._depth_max)
+        return Parsed([line], None, unknown_members(value), False)
 
-    def accepted(self, parsed: Parsed, level: int, addresses: Addresses | None) -> Response:
-        """Return the 202: one constant for a record, counts and rejections for a bulk, addresses for a receipt."""
+    def accepted(
+        self, parsed: Parsed, level: int, addresses: Addresses | None
+    ) -> Response | Generator[None, None, Response]:
+        """Return the 202: one constant for a record, counts and rejections for a bulk, addresses for a receipt.
+
+        That of a long receipt is rendered in slices.
+        """
         if addresses is None and not parsed.context:
             return "202 Accepted", self._queued[level].copy(), QUEUED
         rejections = parsed.rejections
         answer: dict[str, object] = {
             "status": "queued",
             "accepted": len(parsed.lines),
-            "rejected": len(rejections),
+            "rejected": len(rejections) if rejections else 0,
             "errors": _shown(rejections, receipt=addresses is not None),
         }
-        if addresses is not None:
-            rejected = {rejection.index for rejection in rejections}
-            stored = (index for index in range(len(parsed.lines) + len(rejected)) if index not in rejected)
-            answer["records"] = [
-                {"index": index, "entry_id": entry_id or None, "line": line}
-                for index, (entry_id, line) in zip(stored, addresses, strict=True)
-            ]
-        body = ujson.dumps(answer, ensure_ascii=False, escape_forward_slashes=False).encode()
+        if addresses is None:
+            return self._queued_bulk(level, _dumps(answer))
+        entries = _entries(rejections, parsed.lines, addresses)
+        if len(addresses) <= WHOLE_RECORDS_MAX:
+            return self._queued_bulk(level, _dumps({**answer, "records": list(entries)}))
+        return self._receipt(level, answer, entries)
+
+    def _receipt(
+        self, level: int, answer: dict[str, object], entries: Iterator[dict[str, object]]
+    ) -> Generator[None, None, Response]:
+        """Render a receipt in slices: byte by byte what it is when rendered at once."""
+        pieces = [_dumps({**answer, "records": []})[:-2]]
+        due = monotonic() + SLICE_SECONDS
+        while some := list(islice(entries, ENTRIES_AT_ONCE)):
+            pieces += (_dumps(some)[1:-1], b",")
+            if monotonic() >= due:
+                yield
+                due = monotonic() + SLICE_SECONDS
+        pieces[-1] = b"]}"
+        return self._queued_bulk(level, b"".join(pieces))
+
+    def _queued_bulk(self, level: int, body: bytes) -> Response:
         return "202 Accepted", [*self._queued[level][:2], ("content-length", str(len(body)))], body
 
     def refused(self, error: InletError, *, receipt: bool) -> Response:
@@ -183,38 +188,27 @@ class Native:
         return problem(error, ACCEPTED)
 
 
-def _bulk(lines: list[bytes], rejections: list[Rejection], unknown: int) -> Parsed:
-    if not lines:
-        detail = "no record of the bulk is valid" if rejections else "the bulk holds no record"
-        raise NothingAccepted(detail, rejections)
-    return Parsed(lines, rejections, unknown, True)
+def _slow_max(body: bytes) -> int:
+    return SLOW_RECORDS_MAX if len(body) < LONG_BYTES_MIN else SHORT_RECORDS_MAX
 
 
-def _line_rejection(index: int, value: object, error: RecordInvalid, text: bytes, depth_max: int) -> Rejection:
-    """The rejection of a line that ujson has read; where it is not even JSON, that is said instead."""
-    try:
-        jsontext.check(text, depth_max)
-    except ClientError as malformed:
-        return Rejection(index, None, MALFORMED_RECORD, malformed.detail)
-    detail = _NOT_A_RECORD if type(value) is list else error.detail
-    return Rejection(index, _echo(value), error.reason, detail)
+def _dumps(value: object) -> bytes:
+    return ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False).encode()
 
 
-def _shown(rejections: Sequence[Rejection], *, receipt: bool) -> list[dict[str, object]]:
+def _shown(rejections: Rejections | None, *, receipt: bool) -> list[dict[str, object]]:
     """The member ``errors``: the first rejections, in the order of the bulk."""
     # Each rejection is the producer's to fix: the same record sent again is refused again.
     more = {"retryable": False} if receipt else {}
-    return [{**rejection._asdict(), **more} for rejection in rejections[:ERRORS_SHOWN_MAX]]
+    return [{**rejection._asdict(), **more} for rejection in rejections.kept] if rejections else []
 
 
-def _echo(value: Any) -> str | None:
-    """The event_id of a rejected record, if it can be named: a string of whole characters, cut to its bound."""
-    event_id = value.get("event_id") if type(value) is dict else None
-    if type(event_id) is not str:
-        return None
-    event_id = event_id[:EVENT_ID_ECHO_CHARS_MAX]
-    return None if jsontext.SURROGATE.search(event_id) else event_id
-
-
-def _too_many(records_max: int) -> ClientError:
-    return ClientError("payload-too-large", f"a bulk holds at most {records_max} records; send several requests")
+def _entries(rejections: Rejections | None, lines: list[bytes], addresses: Addresses) -> Iterator[dict[str, object]]:
+    """The elements of the member ``records``: where each accepted record is stored."""
+    refused = iter(rejections.indexes if rejections else ())
+    index, skipped = 0, next(refused, -1)
+    for (entry_id, line), _ in zip(addresses, lines, strict=True):
+        while index == skipped:
+            index, skipped = index + 1, next(refused, -1)
+        yield {"index": index, "entry_id": entry_id or None, "line": line}
+        index += 1

@@ -5,25 +5,28 @@ and answers look like (its receiver), Falcon, Redis, what a commit is.
 
 How a request passes: ``Endpoint.receive`` reads the body, has the receiver turn it into lines, and appends these to the
 sink's open batch. ``append`` is the last step that can fail before the answer. The server has no status by then, only
-an ``Answer``: its first iteration waits for the commit and then calls ``start_response``, with the receiver's success,
-or with the refusal of whatever was raised on the way. PEP 3333 allows exactly that:
-"start_response must be called ... before the iterable yields its first body bytestring". A server that calls the
-application for several requests before it iterates any answer lets them share one commit, and needs to know nothing
-about it.
+an ``Answer``: its iteration waits for the commit and then calls ``start_response``, with the receiver's success, or
+with the refusal of whatever was raised on the way. PEP 3333 allows exactly that: "start_response must be called ...
+before the iterable yields its first body bytestring". A server that calls the application for several requests before
+it iterates any answer lets them share one commit, and needs to know nothing about it.
+
+On a server that offers ``phased.wait`` and ``phased.watch`` (docs/design.md) nothing here blocks: an answer yields
+``b""`` between slices of long work, and while its commit is in flight. On any other it blocks instead.
 
 Metrics move once the outcome is known, never before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from inlet.stream.errors import InletError
 from wsgi import metrics
 from wsgi.problems import SERVER_REASONS, ClientError, Refused, SinkError
 from wsgi.receivers.body import LENGTH_DIGITS_MAX, cut_short, read_body, unreadable
 from wsgi.receivers.decompress import decompress
+from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 from wsgi.receivers.receipt import wants_receipt
 from wsgi.receivers.refusals import NO_RECEIVER, Response, count, known, problem
 from wsgi.sink.durability import LEVELS, NAMES, RECEIVED
@@ -35,40 +38,20 @@ UNCOUNTED_MAX = 64
 """Requests answered 202 that may be missing in the metrics while others of the same worker are still unanswered."""
 
 
-class Rejection(NamedTuple):
-    """One record of a bulk that was refused. ``event_id`` is None where there is none that can be named."""
-
-    index: int  # type: ignore[assignment]  # tuple.index is not wanted here; the name is the wire contract's
-    event_id: str | None
-    reason: str
-    detail: str
-
-
-class Parsed(NamedTuple):
-    """What a body holds: at least one line."""
-
-    lines: list[bytes]
-    rejections: Sequence[Rejection]
-    """In the order of the bulk."""
-    unknown: int
-    """Members of the valid records that the contract does not know."""
-    context: Any
-    """Whatever else the receiver needs for its answer."""
-
-
-class NothingAccepted(ClientError):
-    """A bulk in which no record is valid. ``rejections``: one a record, in order."""
-
-    def __init__(self, detail: str, rejections: Sequence[Rejection]) -> None:
-        super().__init__("nothing-accepted", detail)
-        self.rejections = rejections
-
-
 class Ticket(Protocol):
     """A request's place in the sink's batch."""
 
     level: int
     """What its 202 will promise (``wsgi.sink.durability``)."""
+
+    def future(self, watch: Any) -> Any:
+        """Return a future to wait for, of all requests that will share a commit. Waiting for it begins the commit."""
+
+    def begin(self, watch: Any) -> Any:
+        """Begin the commit, or go on with it, without waiting; ``watch`` is the server's ``phased.watch``.
+
+        Returns a future to wait for; or None once the outcome is known, so that ``commit`` returns at once.
+        """
 
     def commit(self) -> None:
         """Return once the records are as safe as that; raise SinkError where they may not be."""
@@ -88,15 +71,20 @@ class Receiver(Protocol):
     name: str
     """Label of its metrics."""
 
-    def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed:
-        """Turn a request, whose ``body`` is whole and decoded, into lines.
+    def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
+        """Turn a request, whose ``body`` is whole and not encoded, into lines; return None if that may take long.
 
         Raises InletError with a reason of ``wsgi.problems``; NothingAccepted for a bulk without a valid record.
         Keeps nothing, and leaves nothing that can fail to the answer.
         """
 
-    def accepted(self, parsed: Parsed, level: int, addresses: Addresses | None) -> Response:
-        """Return the answer once the records are stored; ``addresses`` where a receipt was asked for."""
+    def slices(self, environ: WSGIEnvironment, body: bytes) -> Generator[None, None, Parsed]:
+        """Do the same for any body, yielding about once in a millisecond of work. Raises as ``read``."""
+
+    def accepted(
+        self, parsed: Parsed, level: int, addresses: Addresses | None
+    ) -> Response | Generator[None, None, Response]:
+        """Return the answer once the records are stored, in slices if it is long; ``addresses`` for a receipt."""
 
     def refused(self, error: InletError, *, receipt: bool) -> Response:
         """Return the answer where nothing was stored, or nobody knows; ``error.reason`` is one of PROBLEMS."""
@@ -107,7 +95,8 @@ class Endpoint:
 
     def __init__(self, receiver: Receiver, append: Append, *, payload_bytes_max: int) -> None:
         self.name = receiver.name
-        self._read, self.accepted, self._refused = receiver.read, receiver.accepted, receiver.refused
+        self._read, self._slices = receiver.read, receiver.slices
+        self.accepted, self._refused = receiver.accepted, receiver.refused
         self._append = append
         self._bytes_max = payload_bytes_max
         self._count_202 = metrics.REQUESTS.labels(receiver.name, "202", "").inc
@@ -136,15 +125,35 @@ class Endpoint:
                     raise cut_short(len(body), size)
             else:
                 body = read_body(environ, self._bytes_max)
+            answer.wait = wait = environ.get("phased.wait")
+            if wait is not None:
+                answer.watch = environ["phased.watch"]
             coding = environ.get("HTTP_CONTENT_ENCODING")
-            if coding:
-                body = decompress(body, coding, self._bytes_max)
-            answer.parsed = parsed = self._read(environ, body)
-            answer.ticket = self._append(parsed.lines, level)
-            self.open += 1
+            parsed = None if coding else self._read(environ, body)
+            if parsed is None:
+                answer.slices = self._work(answer, environ, body, coding, level)
+                if wait is None:
+                    answer.work()
+            else:
+                answer.parsed = parsed
+                answer.ticket = ticket = self._append(parsed.lines, level)
+                self.open += 1
+                if wait is not None:
+                    wait(ticket.future(answer.watch))
         except Exception as error:
             answer.error = known(error, stored=False)
         return answer
+
+    def _work(
+        self, answer: Answer, environ: WSGIEnvironment, body: bytes, coding: str | None, level: int
+    ) -> Generator[None, None, None]:
+        """Decode and read a body in slices, and append its records. Raises as the receiver does."""
+        yield  # Nothing yet: the call is in everybody's turn.
+        if coding:
+            body = yield from decompress(body, coding, self._bytes_max)
+        answer.parsed = parsed = yield from self._slices(environ, body)
+        answer.ticket = self._append(parsed.lines, level)
+        self.open += 1
 
     def refused(self, error: InletError, *, receipt: bool) -> Response:
         """Render a refusal, and count it and the records in it."""
@@ -171,43 +180,82 @@ class Endpoint:
 class Answer:
     """The answer to one request, undecided until its first iteration; an iterable as PEP 3333 wants it."""
 
-    __slots__ = ("_endpoint", "error", "parsed", "receipt", "start_response", "ticket")
+    __slots__ = (
+        "_endpoint", "_response", "error", "parsed", "receipt", "slices", "start_response", "ticket", "wait", "watch",
+    )  # fmt: skip
 
     start_response: StartResponse
     parsed: Parsed
+    watch: Any
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint: Endpoint | None = endpoint
+        self._response: Response | None = None
         self.error: InletError | None = None
         self.receipt = False
         self.ticket: Ticket | None = None
+        self.wait: Callable[[Any], None] | None = None
+        self.slices: Generator[None, None, None] | None = None
+        """Long work that must be done first: reading the body, later rendering the answer."""
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        """Wait for the commit, call ``start_response`` with the outcome, and return the body."""
-        endpoint, self._endpoint = self._endpoint, None
+        """Return ``b""`` while there is work or a commit is in flight; then start the response and return its body."""
+        endpoint = self._endpoint
         if endpoint is None:
             raise StopIteration
-        error, ticket = self.error, self.ticket
-        if ticket is not None:
+        if self.slices is not None and self.work():
+            return b""
+        response, ticket = self._response, self.ticket
+        if ticket is not None and response is None and self.error is None:
             try:
+                if self.wait is not None and (future := ticket.begin(self.watch)) is not None:
+                    self.wait(future)
+                    return b""
                 ticket.commit()
-                parsed = self.parsed
-                status, headers, body = endpoint.accepted(
-                    parsed, ticket.level, ticket.addresses() if self.receipt else None
-                )
+                found = endpoint.accepted(self.parsed, ticket.level, ticket.addresses() if self.receipt else None)
+                if not isinstance(found, tuple):
+                    self.slices = self._render(found)
+                    return next(self)
+                response = found
+            except Exception as caught:
+                self.error = known(caught, stored=True)
+        return self._finish(endpoint, response)
+
+    def _finish(self, endpoint: Endpoint, response: Response | None) -> bytes:
+        """Start the response, ``response`` or a refusal, and return its body; account for it."""
+        self._endpoint = None
+        if self.ticket is not None:
+            if self.error is None:
                 endpoint.uncounted += 1
+                parsed = self.parsed
                 if parsed.unknown or parsed.rejections:
                     _count_records(parsed)
-            except Exception as caught:
-                error = known(caught, stored=True)
             endpoint.settled()
-        if error is not None:
-            status, headers, body = endpoint.refused(error, receipt=self.receipt)
+        if response is None or self.error is not None:
+            assert self.error is not None
+            response = endpoint.refused(self.error, receipt=self.receipt)
+        status, headers, body = response
         self.start_response(status, headers)
         return body
+
+    def work(self) -> bool:
+        """Do a slice of the work; return whether there is more. All of it on a server that lets nobody else run."""
+        slices = self.slices
+        assert slices is not None
+        try:
+            for _ in slices:
+                if self.wait is not None:
+                    return True
+        except Exception as error:
+            self.error = known(error, stored=self.ticket is not None)
+        self.slices = None
+        return False
+
+    def _render(self, slices: Generator[None, None, Response]) -> Generator[None, None, None]:
+        self._response = yield from slices
 
     def close(self) -> None:
         """End the request (PEP 3333). One that ends before it was iterated is never answered."""
@@ -273,19 +321,17 @@ def refuse_for_server(status: int, detail: str) -> Response:
     return problem(SinkError(reason, detail) if status == 503 else Refused(reason, detail))
 
 
-def count_rejections(rejections: Sequence[Rejection]) -> None:
+def count_rejections(rejections: Rejections) -> None:
     """Count refused records of a bulk by reason."""
-    counts: dict[str, int] = {}
-    for rejection in rejections:
-        counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
-    for reason, records in counts.items():
+    for reason, records in rejections.counts.items():
         metrics.RECORDS_REJECTED.labels(reason).inc(records)
 
 
 def _count_records(parsed: Parsed) -> None:
     if parsed.unknown:
         metrics.UNKNOWN_MEMBERS.inc(parsed.unknown)
-    count_rejections(parsed.rejections)
+    if parsed.rejections is not None:
+        count_rejections(parsed.rejections)
 
 
 def _level(asked: str) -> int:

@@ -1,7 +1,9 @@
 """Bodies as they arrive, in any number of reads: of a known length, or chunked (RFC 9112 sections 6 and 7.1). Pure.
 
 What lives here: two decoders with one interface. After ``feed`` returned True, ``stream`` holds the body, positioned at
-its start, ``size`` its length in bytes, and ``rest`` the bytes behind it. What must not: sockets, clocks, heads.
+its start, ``size`` its length in bytes, and ``left`` what is behind it: bytes, and the offset from which they count.
+Where it returned False and ``more`` is True, ``feed(b"")`` goes on with what it has. What must not: sockets, clocks,
+heads.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ CHUNK_LINE_BYTES_MAX = 256
 """Bytes of a chunk-size line, extensions and leading zeros included. No known client sends longer ones."""
 TRAILER_BYTES_MAX = 8_192
 """Bytes of all trailers of one body, as long as one header may be. They are checked and ignored."""
+LINES_PER_FEED = 128
+"""Lines that one ``feed`` reads, 0.2 ms of work: a body of one-byte chunks has a line for every three bytes."""
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -30,22 +34,23 @@ _NO_TRAILERS = frozenset((b"content-length", b"transfer-encoding", b"host"))
 class SizedBody:
     """A body of ``size`` bytes (Content-Length). Its pieces are kept as they came, and joined once."""
 
-    __slots__ = ("_left", "_pieces", "rest", "size", "stream")
+    more = False
+    __slots__ = ("_pieces", "_wanted", "left", "size", "stream")
 
     def __init__(self, size: int) -> None:
-        self.size = self._left = size
+        self.size = self._wanted = size
         self._pieces: list[bytes] = []
-        self.rest = b""
+        self.left = (b"", 0)
         self.stream = BytesIO()
 
-    def feed(self, data: bytes) -> bool:
-        """Take bytes; return True once the body is complete. Never raises."""
-        self._left -= len(data)
-        if self._left < 0:
-            data, self.rest = data[: self._left], data[self._left :]
-        self._pieces.append(data)
-        if self._left > 0:
+    def feed(self, data: bytes, at: int = 0) -> bool:
+        """Take the bytes of ``data`` from ``at`` on; return True once the body is complete. Never raises."""
+        piece = data[at : at + self._wanted]
+        self._pieces.append(piece)
+        self._wanted -= len(piece)
+        if self._wanted:
             return False
+        self.left = (data, at + len(piece))
         pieces, self._pieces = self._pieces, []
         self.stream = BytesIO(b"".join(pieces))
         return True
@@ -57,40 +62,54 @@ _DATA, _DATA_END, _SIZE, _TRAILERS, _DONE = range(5)
 class ChunkedBody:
     """A body with ``Transfer-Encoding: chunked`` and at most ``bytes_max`` bytes; trailers are checked and dropped."""
 
-    __slots__ = ("_bytes_max", "_left", "_step", "_trailer_bytes", "rest", "size", "stream")
+    __slots__ = ("_at", "_bytes_max", "_chunk", "_data", "_step", "_trailer_bytes", "left", "more", "size", "stream")
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._left = 0
+        self._data, self._at = b"", 0
+        self._chunk = 0
         self._step = _SIZE
         self._trailer_bytes = 0
-        self.rest = b""
+        self.more = False
+        self.left = (b"", 0)
         self.size = 0
         self.stream = BytesIO()
 
-    def feed(self, data: bytes) -> bool:
-        """Take bytes; return True once the body is complete. Raises HttpError (400: bad framing, 413: too large)."""
-        if self.rest:  # Part of one line: at most TRAILER_BYTES_MAX.
-            data, self.rest = self.rest + data, b""
-        at = 0
-        while self._step != _DONE:
+    def feed(self, data: bytes, at: int = 0) -> bool:
+        """Take the bytes of ``data`` from ``at`` on, and read LINES_PER_FEED lines; return True once it is complete.
+
+        Raises HttpError (400: bad framing, 413: too large).
+        """
+        if self._at == len(self._data):
+            self._data, self._at = data, at
+        elif data:  # What is left is a part of one line, or at most as much as one read brings.
+            self._data, self._at = self._data[self._at :] + data[at:], 0
+        data, at = self._data, self._at
+        for _ in range(LINES_PER_FEED):
             if self._step == _DATA:
-                piece = data[at : at + self._left]
+                piece = data[at : at + self._chunk]
                 self.stream.write(piece)
                 at += len(piece)
-                self._left -= len(piece)
-                if self._left:
-                    return False
+                self._chunk -= len(piece)
+                if self._chunk:
+                    return self._stop(at, more=False)
                 self._step = _DATA_END
             end = self._line_end(data, at)
             if end < 0:
-                self.rest = data[at:]
-                return False
+                return self._stop(at, more=False)
             self._take_line(data[at:end])
             at = end + 2
-        self.rest = data[at:]
-        self.stream.seek(0)
-        return True
+            if self._step == _DONE:
+                self.left, self._data, self.more = (data, at), b"", False
+                self.stream.seek(0)
+                return True
+        return self._stop(at, more=True)
+
+    def _stop(self, at: int, *, more: bool) -> bool:
+        self._at, self.more = at, more
+        if at == len(self._data):
+            self._data, self._at = b"", 0  # No need to hold what was read.
+        return False
 
     def _line_end(self, data: bytes, at: int) -> int:
         """Return where the line at ``at`` ends, or -1 if its end has not arrived."""
@@ -113,11 +132,11 @@ class ChunkedBody:
             match = _CHUNK_LINE.fullmatch(line)
             if match is None:
                 raise bad("a chunk's first line is not a hexadecimal size and valid extensions")
-            self._left = int(match[1], 16)
-            self.size += self._left
+            self._chunk = int(match[1], 16)
+            self.size += self._chunk
             if self.size > self._bytes_max:
                 raise too_large(self._bytes_max)
-            self._step = _DATA if self._left else _TRAILERS
+            self._step = _DATA if self._chunk else _TRAILERS
         elif line:
             self._trailer_bytes += len(line)
             match = _TRAILER.fullmatch(line)

@@ -4,78 +4,56 @@ What lives here: which bytes belong to which request, in order; and what follows
 (``wsgi.server.exchange``), calling the application (``wsgi.server.turn``), what a valid request is
 (``wsgi.server.head``), what is overdue (``wsgi.server.deadlines``).
 
-A connection works on one request at a time; what arrives meanwhile waits in ``unread``, bounded. The states and their
+A connection works on one request at a time; what arrives meanwhile waits in its inbox, bounded. The states and their
 moves are the table in ``wsgi.server.states``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
+from wsgi.server import states
 from wsgi.server.chunked import ChunkedBody, SizedBody
-from wsgi.server.exchange import AGAIN, FAILED, MORE, Exchange
-from wsgi.server.head import CLOSE, HEAD_END, KEEP_ALIVE, Head, NoHead, Site
+from wsgi.server.exchange import AGAIN, FAILED, MORE, PAUSED, Exchange
+from wsgi.server.head import CLOSE, KEEP_ALIVE, Head, NoHead, Site
+from wsgi.server.inbox import Inbox
 from wsgi.server.refusal import HttpError, bad, too_large
 from wsgi.server.shared import ServerState
-from wsgi.server.states import (
-    ANSWERED,
-    ANSWERED_LAST,
-    ANSWERED_NEXT,
-    ARRIVED,
-    BODY,
-    BODY_BEGUN,
-    BODY_ENDED,
-    BUSY,
-    CLOSING,
-    DROPPED,
-    ENDED,
-    HEAD,
-    HEAD_BEGUN,
-    HEAD_ENDED,
-    IDLE,
-    PART_SENT,
-    REFUSED,
-    STREAM,
-)
+from wsgi.server.slow import CALL, FEED, NONE, RESUME
+from wsgi.server.states import ANSWERED, ARRIVED, BODY, BUSY, CLOSING, HEAD, IDLE, LEFT, STREAM
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
-"""Before a request; RFC 9112 section 2.2 wants at least one ignored."""
 
 
 class Connection(asyncio.Protocol):
     """A connection. It has an ``exchange``, which answers.
 
     ``since``: the clock (s) when the present state, or its last progress, began; ``started``: when the body, or the
-    closing, did. ``held``: bytes of an unfinished body.
+    closing, did. ``held``: bytes of an unfinished body. ``waits``: whether the answer must not be iterated now.
     """
 
     __slots__ = (
-        "answered", "body", "data", "environ", "eof", "exchange", "held", "next_mode", "partial", "pending", "reading",
-        "received", "remote_addr", "remote_port", "server", "since", "site", "started", "state", "transport", "unread",
-        "wrote",
+        "answered", "body", "environ", "eof", "exchange", "held", "inbox", "next_mode", "next_step", "pending",
+        "reading", "received", "remote_addr", "remote_port", "server", "since", "site", "started", "state",
+        "transport", "waits", "working", "wrote",
     )  # fmt: skip
 
     def __init__(self, server: ServerState, site: Site, remote_addr: str, remote_port: str) -> None:
         self.server, self.site = server, site
         self.remote_addr, self.remote_port = remote_addr, remote_port
-        self.exchange = Exchange(server)
+        self.exchange, self.inbox = Exchange(server), Inbox()
         self.transport: Any = None
-        self.state = IDLE
-        self.data = b""
-        self.unread = b""
-        self.partial = bytearray()
+        self.state, self.next_step = IDLE, NONE
         self.body: SizedBody | ChunkedBody | None = None
         self.environ: dict[str, Any] | None = None
         self.received = self.held = self.answered = self.pending = 0
         self.next_mode: int | None = None
         self.since = self.started = self.wrote = server.clock
-        self.eof = False
         self.reading = True
+        self.eof = self.waits = self.working = False
 
     # What the transport calls.
 
@@ -88,7 +66,7 @@ class Connection(asyncio.Protocol):
         """Take bytes: in one read, the usual case, they are queued as they are."""
         if self.state == IDLE:
             self.state = ARRIVED[IDLE]
-            self.data = data
+            self.inbox.data = data
             self.server.arrive(self)
         else:
             self._more(data)
@@ -96,10 +74,10 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Note that the client has ended its side; return whether the transport stays open for the answer."""
         self.eof = True
-        if self.state == BODY or (self.state == HEAD and self.partial):
+        if (self.state == BODY and self.next_step == NONE) or (self.state == HEAD and self.inbox.partial):
             self.fail(bad("the request was cut short"))
         # TLS cannot be half-closed: uvloop ends such a transport whatever is returned here, and warns of True.
-        return self.state in (BUSY, STREAM) and self.transport.can_write_eof() is True
+        return self.state in (BODY, BUSY, STREAM) and self.transport.can_write_eof() is True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop everything but a request that waits for its turn: that one is called, with nobody to answer."""
@@ -107,11 +85,11 @@ class Connection(asyncio.Protocol):
             self.server.log.debug("a client went away in mid-request: %s", exc or "end of stream")
         if self.state == STREAM:
             self.exchange.abandon()
-        self.state = ENDED[self.state]
+        self.state = states.ENDED[self.state]
         self.transport = self.exchange.transport = None
         self.server.held.free(self, self.server.clock)
         self.server.leave(self)
-        self.body, self.partial, self.unread = None, bytearray(), b""
+        self.body, self.inbox.partial, self.inbox.unread = None, bytearray(), b""
 
     def pause_writing(self) -> None:
         """Note that the client is slow to read."""
@@ -135,30 +113,22 @@ class Connection(asyncio.Protocol):
             except HttpError as error:
                 self.fail(error)
         elif self.state == HEAD:
-            seen = len(self.partial)
-            self.partial += data
-            self._seek_head(seen)
+            self._seek_head(self.inbox.add_to_head(data))
         elif self.state == CLOSING:
             self.since = self.server.clock
         else:
-            self.unread += data
-            if len(self.unread) > self.server.limits.unread_bytes_max:
+            self.inbox.unread += data
+            if self.inbox.size() > self.server.limits.unread_bytes_max:
                 self.pause_reading()
 
     def _seek_head(self, seen: int) -> None:
         """Queue the request once its head is complete; refuse what cannot become one. ``seen``: bytes searched."""
-        partial = self.partial
-        empty = _EMPTY_LINES.match(partial)
-        if empty is not None:
-            seen = 0
-            self.partial = partial = partial[empty.end() :]
-        if partial.find(HEAD_END, max(seen - 3, 0)) >= 0:
-            self.data, self.partial = bytes(partial), bytearray()
-            self.state = HEAD_ENDED[self.state]
+        if self.inbox.find_head(seen):
+            self.state = states.HEAD_ENDED[self.state]
             self.server.arrive(self)
             return
         try:
-            self.site.check_start(partial, seen)
+            self.site.check_start(self.inbox.partial, seen)
         except HttpError as error:
             self.fail(error)
 
@@ -167,123 +137,183 @@ class Connection(asyncio.Protocol):
         if self.environ is not None:
             environ, self.environ = self.environ, None
             return environ
-        data = self.data
-        if self.unread:  # It came between the end of the last request and this turn.
-            data, self.unread = data + self.unread, b""
-        empty = _EMPTY_LINES.match(data)
-        if empty is not None:
-            data = data[empty.end() :]
-        self.exchange.head = NoHead
-        end = data.find(HEAD_END) + 4
-        if end < 4:
-            self._begin_head(data)
+        exchange, inbox = self.exchange, self.inbox
+        last, exchange.head = exchange.head, NoHead
+        end = inbox.head_end()
+        if end < 0:
+            self._begin_head()
             return None
-        self.data = data
         try:
-            self.exchange.head = head = self.site.head(data[:end])
-            return self._begin_body(head, data)
+            exchange.head = head = self.site.head(inbox.data[inbox.at : end], last)
+            return self._begin_body(head, end)
         except HttpError as error:
             self.fail(error)
             return None
 
-    def _begin_head(self, data: bytes) -> None:
-        self.data = b""
+    def _begin_head(self) -> None:
         if self.transport is None:
-            self.state = DROPPED[self.state]
+            self.state = states.DROPPED[self.state]
             return
-        self.state = HEAD_BEGUN[self.state]
+        self.state = states.HEAD_BEGUN[self.state]
         self.since = self.server.clock
-        self.partial = bytearray(data)
+        self.inbox.begin_head()
         self.resume_reading()
         self._seek_head(0)
         if self.eof and self.state == HEAD:
-            if self.partial:
+            if self.inbox.partial:
                 self.fail(bad("the request was cut short"))
             else:
                 self.transport.close()
 
-    def _begin_body(self, head: Head, data: bytes) -> dict[str, Any] | None:
-        """Return the environ if the body is there and small; else wait for it. Raises HttpError."""
-        limits = self.server.limits
+    def _begin_body(self, head: Head, at: int) -> dict[str, Any] | None:
+        """Return the environ if the body is at ``at`` and small; else wait for it. Raises HttpError."""
+        limits, inbox = self.server.limits, self.inbox
         if head.length > limits.payload_bytes_max:
             raise too_large(limits.payload_bytes_max)
-        self.data = b""
-        have = len(data) - head.size
-        if 0 <= head.length <= min(have, limits.big_bytes):
-            self.unread = data[head.size + head.length :]
-            return self._fill(head, BytesIO(data[head.size : head.size + head.length]))
+        if 0 <= head.length <= min(len(inbox.data) - at, limits.big_bytes):
+            inbox.at = at + head.length
+            return self._fill(head, BytesIO(inbox.data[at : inbox.at]))
+        data, unread = inbox.data, inbox.unread
+        inbox.clear()
         if self.transport is None:
-            self.state = DROPPED[self.state]
+            self.state = states.DROPPED[self.state]
             return None
-        self.state = BODY_BEGUN[self.state]
+        self.state = states.BODY_BEGUN[self.state]
         self.since = self.started = self.server.clock
         self.received = 0
         self.body = ChunkedBody(limits.payload_bytes_max) if head.length < 0 else SizedBody(head.length)
-        if head.expects and not have:
+        if head.expects and at == len(data) and not unread:
             self.transport.write(CONTINUE)
-        self.resume_reading()
-        if have:
-            self._take_body(data[head.size :])
-        if self.eof and self.state == BODY:
-            raise bad("the body was cut short")
+        for piece, start in ((data, at), (unread, 0)):
+            if self.state != BODY:
+                inbox.unread = piece
+            elif start < len(piece):
+                self._take_body(piece, start)
+        if self.state == BODY and self.next_step == NONE:
+            self._read_on()
         return None
 
-    def _take_body(self, data: bytes) -> None:
-        """Take a piece of the body. Raises HttpError."""
+    def _read_on(self) -> None:
+        """Read the rest of a body. Raises HttpError if there is none. What slow work took is not the client's time."""
+        if self.eof:
+            raise bad("the body was cut short")
+        self.since = self.server.clock
+        self.resume_reading()
+
+    def _take_body(self, data: bytes, at: int = 0) -> None:
+        """Take a piece of the body, ``data`` from ``at`` on, or go on with what was taken. Raises HttpError."""
         body = self.body
         assert body is not None
-        self.received += len(data)
-        self.server.held.add(self, len(data))
-        if not body.feed(data):
+        self.received += len(data) - at
+        self.server.held.add(self, len(data) - at)
+        if not body.feed(data, at):
+            if body.more:
+                self.pause_reading()
+                self._slow_down(FEED)
+            elif not data:
+                self._read_on()
             return
-        self.unread, self.body = body.rest, None
+        self.inbox.data, self.inbox.at = body.left
+        self.body = None
         self.environ = self._fill(self.exchange.head, body.stream)
-        self.state = BODY_ENDED[self.state]
+        self.state = states.BODY_ENDED[self.state]
         if body.size > self.server.limits.big_bytes:
-            self.server.arrive_big(self)
+            self._slow_down(CALL)
         else:
             self.server.arrive(self)
 
     def _fill(self, head: Head, body: BytesIO) -> dict[str, Any]:
         """Return the environ (PEP 3333) of one request."""
-        environ = head.environ.copy()
+        environ = head.take()
         environ["REMOTE_ADDR"] = self.remote_addr
         environ["REMOTE_PORT"] = self.remote_port
         environ["wsgi.input"] = body
         return environ
 
+    def _slow_down(self, step: int) -> None:
+        """Leave the next step to ``wsgi.server.slow``."""
+        if self.next_step == NONE and not self.working:
+            self.server.slow_down(self)
+        self.next_step = step
+
+    def work(self) -> bool:
+        """Take one step of slow work; return whether there is another. Never raises."""
+        step, self.next_step = self.next_step, NONE
+        self.working = True
+        if step == CALL:
+            self.server.call_one(self)
+        elif step == RESUME:
+            self.resume()
+        elif step == FEED and self.state == BODY:
+            try:
+                self._take_body(b"")
+            except HttpError as error:
+                self.fail(error)
+        self.working = False
+        return self.next_step != NONE
+
     # What follows an answer.
 
     def answer(self, result: Iterable[bytes]) -> None:
-        """Write the application's response, in the second phase of a turn."""
-        server, exchange = self.server, self.exchange
-        mode = CLOSE if (server.closes or self.eof) and not self.unread else exchange.head.mode
-        outcome = exchange.answer(result, mode)
-        busy = self.unread or self.eof or self.held or exchange.paused or not self.reading
-        if outcome == KEEP_ALIVE and not busy and self.transport:
-            # PERF: the usual end of an answer, as _answered and _go_on would make it.
-            self.answered += 1
-            self.data = b""
-            self.since = server.clock
-            self.state = ANSWERED[self.state]
-        elif outcome >= 0:
+        """Begin to write the application's response, in the second phase of a turn."""
+        self._after(self.exchange.answer(result, self._mode()))
+
+    def resume(self) -> None:
+        """Go on with a response that gave way to others, or waited. Nothing is left of one that is gone since."""
+        self.waits = False
+        if self.state == STREAM:
+            self.pump()
+        elif self.state in (BUSY, LEFT):
+            self._after(self.exchange.step(self._mode()))
+
+    def _mode(self) -> int:
+        """Return what follows the answer, as far as it is known before its framing."""
+        last = (self.server.closes or self.eof) and not self.inbox.size()
+        return CLOSE if last else self.exchange.head.mode
+
+    def _after(self, outcome: int) -> None:
+        """Go on after a part of an answer, or all of it."""
+        inbox = self.inbox
+        if outcome == PAUSED:
+            self._pause()
+        elif outcome < 0:
+            self._unanswered(outcome)
+        elif outcome != KEEP_ALIVE or (
+            inbox.at < len(inbox.data) or inbox.unread or self.eof or self.held or self.exchange.paused
+            or not self.reading or self.transport is None
+        ):  # fmt: skip
             self._answered(outcome)
         else:
-            self._unanswered(outcome)
+            # PERF: the usual end of an answer, as _answered and _go_on would make it.
+            self.answered += 1
+            inbox.data, inbox.at = b"", 0
+            self.since = self.server.clock
+            self.state = ANSWERED[self.state]
+
+    def _pause(self) -> None:
+        """Have the answer iterated again: once what it waits for is done, or after others had their turn."""
+        server = self.server
+        self.waits = True
+        if self.exchange.begun:
+            self.state = states.PART_SENT[self.state]
+        future, server.awaited = server.awaited, None
+        if future is None:
+            self._slow_down(RESUME)
+            return
+        try:
+            server.wait_for(future, self)
+        except Exception:
+            self.broken()
 
     def pump(self) -> None:
         """Write a response on, after the client or the other connections had time."""
-        if self.state != STREAM:
+        if self.state != STREAM or self.waits:
             return
         if self.next_mode is not None:
             mode, self.next_mode = self.next_mode, None
             self._go_on(mode)
-            return
-        outcome = self.exchange.pump()
-        if outcome >= 0:
-            self._answered(outcome)
         else:
-            self._unanswered(outcome)
+            self._after(self.exchange.pump())
 
     def broken(self) -> None:
         """Answer 500 after the application raised; call it while handling the exception."""
@@ -292,28 +322,27 @@ class Connection(asyncio.Protocol):
     def _answered(self, mode: int) -> None:
         """Account for an answer that is complete."""
         self.answered += 1
-        self.data = b""
         if self.held:
             self.server.held.free(self, self.server.clock)
         if self.transport is None:
-            self.unread = b""
-            self.state = DROPPED[self.state]
+            self.inbox.clear()
+            self.state = states.DROPPED[self.state]
         elif not self.exchange.paused:
             self._go_on(mode)
         else:  # What follows waits until the client has read this answer.
-            self.state = PART_SENT[self.state]
+            self.state = states.PART_SENT[self.state]
             self.next_mode = mode
 
     def _go_on(self, mode: int) -> None:
         """Start on the next request, or end."""
         self.since = self.server.clock
-        if mode == CLOSE or (self.eof and not self.unread):
-            self.state = ANSWERED_LAST[self.state]
+        left = self.inbox.go_on()
+        if mode == CLOSE or (self.eof and not left):
+            self.state = states.ANSWERED_LAST[self.state]
             self._linger(refused=False)
-        elif self.unread:
-            self.state = ANSWERED_NEXT[self.state]
-            self.data, self.unread = self.unread, b""
-            if len(self.data) <= self.server.limits.unread_bytes_max:
+        elif left:
+            self.state = states.ANSWERED_NEXT[self.state]
+            if self.inbox.size() <= self.server.limits.unread_bytes_max:
                 self.resume_reading()
             self.server.arrive(self)
         else:
@@ -324,42 +353,39 @@ class Connection(asyncio.Protocol):
         """Go on after an answer that is not complete."""
         if outcome in (MORE, AGAIN):
             self.since = self.server.clock
-            self.state = PART_SENT[self.state]
+            self.state = states.PART_SENT[self.state]
             if outcome == AGAIN:
                 self.server.call_soon(self.pump)
         elif outcome == FAILED:
             self.fail(HttpError(500, "the application failed; the error is logged"))
         else:
-            self.state = ANSWERED_LAST[self.state]
+            self.state = states.ANSWERED_LAST[self.state]
             self.transport.abort()
 
     def fail(self, error: HttpError) -> None:
         """Answer without the application, and close. An answer to HEAD has no body, though its head is not parsed."""
-        start = self.partial or self.data
-        sends_body = self.exchange.head.sends_body and not start.startswith(b"HEAD ")
+        head = self.exchange.head
+        sends_body = head.sends_body and not (head is NoHead and self.inbox.starts_with(b"HEAD "))
         answer = self.server.refusal(error, sends_body=sends_body)
         self.server.held.free(self, self.server.clock)
-        self.body, self.data, self.unread, self.partial = None, b"", b"", bytearray()
+        self.body = None
         if self.transport is None:
-            self.state = DROPPED[self.state]
+            self.state = states.DROPPED[self.state]
             return
         self.transport.write(answer)
-        self.state = REFUSED[self.state]
+        self.state = states.REFUSED[self.state]
         self._linger(refused=True)
 
     def _linger(self, *, refused: bool) -> None:
         """End our side; what still arrives is dropped until the client ends its own (RFC 9112 section 9.6)."""
         self.since = self.started = self.server.clock
-        self.unread = b""
-        if self.eof:
-            self.transport.close()
-        elif self.transport.can_write_eof():
+        self.inbox.clear()
+        if not self.eof and self.transport.can_write_eof():
             self.transport.write_eof()
-            self.resume_reading()
-        elif refused:  # TLS cannot be half-closed; the client may still be sending.
-            self.resume_reading()
-        else:
+        elif self.eof or not refused:
             self.transport.close()
+            return
+        self.resume_reading()  # TLS cannot be half-closed, but a client that was refused may still be sending.
 
     def pause_reading(self) -> None:
         """Leave further bytes in the kernel's buffer."""

@@ -23,7 +23,7 @@ def sweep(connection: Connection, clock: float) -> None:
     elif connection.state == HEAD:
         if age <= limits.head_seconds:
             return
-        if connection.partial:
+        if connection.inbox.partial:
             connection.fail(HttpError(408, f"the head took over {limits.head_seconds} s"))
         else:  # Empty lines are no request: nothing is to be answered.
             transport.close()

@@ -17,18 +17,22 @@ from wsgi.server.head import CLOSE, NoHead
 from wsgi.server.response import Framing
 from wsgi.server.shared import ServerState
 
-MORE, AGAIN, FAILED, ABORTED = -1, -2, -3, -4
-"""Outcomes of ``answer`` and ``pump`` beside a complete answer, which is a mode of ``wsgi.server.head`` (0 or more):
-pieces are left until the client reads on; ... until the others had their turn; the application failed and nothing is
-sent; it failed in mid-answer."""
+MORE, AGAIN, FAILED, ABORTED, PAUSED = -1, -2, -3, -4, -5
+"""Outcomes of ``answer``, ``step`` and ``pump`` beside a complete answer, which is a mode of ``wsgi.server.head`` (0 or
+more): pieces are left until the client reads on; ... until the others had their turn; the application failed and
+nothing is sent; it failed in mid-answer; it yielded an empty piece and wants to be iterated again."""
+
+
+_COMPLETE = (list, tuple)
+"""Results that have nothing to wait for: an empty piece in them is just empty."""
 
 
 class Exchange:
     """The answering half of a connection. ``transport`` is None while, and once, there is no client."""
 
     __slots__ = (
-        "began", "begun", "framing", "head", "headers", "mode", "paused", "result", "seen", "sent", "server", "status",
-        "stream", "transport", "written",
+        "began", "begun", "framing", "head", "headers", "iterator", "mode", "paused", "result", "seen", "sent",
+        "server", "status", "stream", "transport", "written",
     )  # fmt: skip
 
     def __init__(self, server: ServerState) -> None:
@@ -44,6 +48,7 @@ class Exchange:
         self.begun = False
         """Whether the response's head is sent."""
         self.result: Iterable[bytes] | None = None
+        self.iterator: Any = None
         self.stream: Iterator[bytes] | None = None
         self.framing: Framing | None = None
         self.sent = 0
@@ -66,25 +71,37 @@ class Exchange:
         return self.written.append
 
     def answer(self, result: Iterable[bytes], mode: int) -> int:
-        """Iterate the response and write it; return the outcome. Never raises what the application does.
+        """Take what the application returned, and begin to iterate and write it; return the outcome.
 
-        ``mode``: what follows the answer if the response's framing allows it.
+        ``mode``: what follows the answer if the response's framing allows it. Never raises what the application does.
         """
         self.result = result
+        return self.step(mode)
+
+    def step(self, mode: int) -> int:
+        """Iterate ``result``, of which nothing is sent yet; again after PAUSED. As ``answer``."""
+        server = self.server
+        server.awaited = None
         try:
-            iterator = iter(result)
-            first = next(iterator, b"")
+            iterator = self.iterator
+            if iterator is None:
+                self.iterator = iterator = iter(self.result)  # type: ignore[arg-type]  # there is one
+            first = next(iterator, None)
+            if not first:
+                if first is not None and not self.written and type(self.result) not in _COMPLETE:
+                    return PAUSED
+                first = b""
             if self.status is None:
                 raise AssertionError("the application did not call start_response")
-            known = self.server.plain.get((mode, self.status, tuple(self.headers)))
+            known = server.plain.get((mode, self.status, tuple(self.headers)))
             if known is None or known[1] != len(first) or self.written or not self.head.sends_body:
-                return self._answer_in_full(iterator, first, mode)
+                return self._answer_in_full(first, mode)
         except Exception:
             return self.broken()
-        if hasattr(result, "close"):
+        if hasattr(self.result, "close"):
             self._close_result()
         else:
-            self.result = None
+            self.result = self.iterator = None
         if self.transport is not None:
             self.transport.write(known[0] + first)
         self.sent = len(first)
@@ -93,18 +110,22 @@ class Exchange:
         self.status = None  # PERF: nothing else of _complete applies here.
         return mode
 
-    def _answer_in_full(self, iterator: Iterator[bytes], first: bytes, mode: int) -> int:
+    def _answer_in_full(self, first: bytes, mode: int) -> int:
         """Answer with any response: no length, several pieces, no body, write() used, a head not seen this second."""
         request, heads = self.head, self.server.heads
         pieces = [*self.written, first]
         size = sum(map(len, pieces))
-        self.stream = None
-        for piece in iterator:
+        self.stream, outcome = self.iterator, 0
+        while (piece := next(self.stream, None)) is not None:
+            if not piece and type(self.result) not in _COMPLETE:
+                outcome = PAUSED  # What there is goes out first (PEP 3333, "Buffering and Streaming").
+                break
             pieces.append(piece)
             size += len(piece)
             if size > self.server.limits.gather_bytes_max:
-                self.stream = iterator
                 break
+        else:
+            self.stream = None
         assert self.status is not None
         head = heads.make(mode, self.status, self.headers)
         chunked, length, extra = False, head.length, b""
@@ -112,7 +133,7 @@ class Exchange:
             self.stream, pieces, length = None, [], -1
         elif length < 0 and self.stream is None:
             length, extra = size, b"Content-Length: %d\r\n" % size
-        elif length < 0 and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        elif length < 0 and not request.http10:
             chunked, extra = True, b"Transfer-Encoding: chunked\r\n"
         elif length < 0:
             mode = CLOSE
@@ -124,11 +145,12 @@ class Exchange:
         self.framing, self.mode, self.begun = Framing(length, chunked=chunked), mode, True
         self._write(head.raw + extra + b"\r\n" + self.framing.frame(b"".join(pieces)))
         self.sent = min(size, length) if length >= 0 else size
-        return self.pump()
+        return outcome if outcome and self.stream is not None else self.pump()
 
     def pump(self) -> int:
         """Write a response on until it is complete, the client is slow, or this turn's share is used up."""
-        budget = self.server.limits.gather_bytes_max
+        server = self.server
+        budget = server.limits.gather_bytes_max
         framing = self.framing
         assert framing is not None
         try:
@@ -137,10 +159,13 @@ class Exchange:
                     return MORE
                 if budget <= 0:
                     return AGAIN
+                server.awaited = None
                 piece = next(self.stream, None)
                 if piece is None:
                     self.stream = None
-                elif piece:
+                elif not piece:
+                    return PAUSED
+                else:
                     budget -= len(piece)
                     self.sent += len(piece)
                     self._write(framing.frame(piece))
@@ -168,8 +193,7 @@ class Exchange:
 
     def broken(self) -> int:
         """Clean up after the application raised; call it while handling the exception. Returns FAILED or ABORTED."""
-        environ = self.head.environ
-        self.server.log.exception("Error handling request %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+        self.server.log.exception("Error handling request %s %s", self.head.method, self.head.uri)
         begun = self.begun
         self.abandon()
         return ABORTED if begun else FAILED
@@ -186,7 +210,7 @@ class Exchange:
 
     def _close_result(self) -> None:
         """Call close() of the iterable (PEP 3333), once, whatever became of the response."""
-        result, self.result = self.result, None
+        result, self.result, self.iterator = self.result, None, None
         try:
             close = getattr(result, "close", None)
             if close is not None:

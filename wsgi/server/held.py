@@ -5,6 +5,7 @@ What lives here: the account, and who waits for room. What must not: why a body 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from wsgi.server.refusal import HttpError
@@ -59,12 +60,17 @@ class HeldBytes:
                 other.since = clock
                 other.resume_reading()
 
-    def shed(self) -> None:
-        """Refuse the largest bodies until there is room: if unfinished bodies fill the memory, none can finish."""
-        while self.total > self.bytes_max:
-            unfinished = [holder for holder in self.waiting if holder.state == BODY]
-            if not unfinished:
-                return
-            largest = max(unfinished, key=lambda holder: holder.held)
+    def shed(self, holders: Iterable[Holder]) -> None:
+        """Refuse the largest of the unfinished bodies until these fit: those that fill the memory can never finish.
+
+        Finished bodies count to ``total``, but not here: they are about to be used, and freed.
+        """
+        if self.total <= self.bytes_max:
+            return
+        unfinished = sorted((each for each in holders if each.state == BODY), key=lambda each: each.held)
+        size = sum(each.held for each in unfinished)
+        while size > self.bytes_max:
+            largest = unfinished.pop()
+            size -= largest.held
             self.waiting.discard(largest)
             largest.fail(HttpError(503, "too many unfinished bodies; send this one again"))

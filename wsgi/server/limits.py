@@ -18,8 +18,8 @@ class Limits:
 
     payload_bytes_max: int = 8_388_608
     """Bytes of one body. Bodies are kept in memory until the application has read them. Over it: 413."""
-    big_bytes: int = 65_536
-    """Bytes of a body that still shares a turn. Larger bodies cost the others milliseconds: each gets its own turn."""
+    big_bytes: int = 16_384
+    """Bytes of a body that still shares a turn. Larger bodies may cost the others milliseconds: they are slow work."""
     head_bytes_max: int = 65_536
     """Bytes of the request line and headers together. A head is parsed as a whole, so it is kept. Over it: 431."""
     unread_bytes_max: int = 65_536
@@ -32,6 +32,9 @@ class Limits:
     """Connections of one worker; each costs a descriptor and about 2 KiB. Over it they wait in the listen backlog."""
     accepts_per_poll: int = 4
     """Connections accepted between two reads. A small number leaves idle sibling processes their share of a burst."""
+    balance_seconds: float = 0.002
+    """Seconds for which a worker leaves a new connection to a sibling that has fewer, give or take a millisecond.
+    Longer: more even where all cores are busy, but a longer wait where a sibling is stuck. 0: never."""
     head_seconds: float = 10
     """Seconds from accept to the first byte (over it: closed), and from there to the end of the head (over it: 408)."""
     body_idle_seconds: float = 30
@@ -73,4 +76,6 @@ class Limits:
 
 LIMIT_MAX = 2**40
 """No limit may be larger (1 TiB; 34,000 years): a larger number is a typing error."""
-_MAY_BE_ZERO = frozenset(("big_bytes", "body_grace_seconds", "drain_idle_seconds", "drain_margin_seconds"))
+_MAY_BE_ZERO = frozenset(
+    ("balance_seconds", "big_bytes", "body_grace_seconds", "drain_idle_seconds", "drain_margin_seconds")
+)

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from wsgi.server.refusal import HttpError, bad
 
+METHODS = frozenset((
+    "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
+    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH",
+    "PURGE", "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK",
+    "UNLOCK", "UNSUBSCRIBE",
+))  # fmt: skip
+"""The methods that an application gets to see: those of the IANA registry that are in use, and a few older ones."""
+
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
+_TARGET = re.compile(rb"[/*].*|[A-Za-z]+://[A-Za-z0-9!$%&'()*+,\-.:;=@_~\[\]]*(?:[/?].*)?")
+"""The start of each form of a target but CONNECT's; what follows depends on the form."""
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
     r"(?P<host>\[(?P<six>[0-9A-Fa-f:.]+)\]"
@@ -36,6 +46,45 @@ def split_request_line(raw: bytes) -> tuple[str, bytes, bool]:
     if major != b"1":
         raise HttpError(505, "the versions are HTTP/1.1 and HTTP/1.0")
     return method.decode(), target, minor == b"0"
+
+
+class RequestLine(NamedTuple):
+    """What a request line whose target is a path says. ``text``: the line itself; ``target`` as it was sent."""
+
+    text: str
+    method: str
+    target: str
+    version: str
+    path: str
+    query: str
+    http10: bool
+
+
+def ordinary_request_line(text: str, script: str) -> RequestLine | None:
+    """Return what a line without control characters says if it is an ordinary one, else None. ``script``: SCRIPT_NAME.
+
+    It takes less than ``split_request_line``, ``check_request`` and ``set_target`` together, and nothing that they
+    would not.
+    """
+    parts = text.split(" ")
+    if len(parts) != 3:
+        return None
+    method, target, version = parts
+    http10 = version == "HTTP/1.0"
+    if not (http10 or version == "HTTP/1.1") or method not in METHODS or not target.startswith("/"):
+        return None
+    path, _, query = target.partition("?")
+    if "#" in target or not target.isascii() or not path.startswith(script):
+        return None
+    return RequestLine(text, method, target, version, unquote(path[len(script) :]), query, http10)
+
+
+def check_request(method: str, target: bytes) -> None:
+    """Refuse a method that is not served, and a target of no form. Raises HttpError (400, 501)."""
+    if method not in METHODS:
+        raise HttpError(501, "the method is not one that this server knows")
+    if method != "CONNECT" and _TARGET.fullmatch(target) is None:
+        raise bad("the target is neither a path nor an absolute URI")
 
 
 def split_authority(authority: str) -> tuple[str, str] | None:
@@ -78,9 +127,13 @@ def set_target(environ: dict[str, Any], target: bytes, method: str) -> None:
     script = environ["SCRIPT_NAME"].encode("latin-1")
     if not path.startswith(script):
         raise HttpError(500, "the path does not start with SCRIPT_NAME")
-    path = path[len(script) :]
-    environ["PATH_INFO"] = (unquote_to_bytes(path) if b"%" in path else path).decode("latin-1")
+    environ["PATH_INFO"] = unquote(path[len(script) :].decode("latin-1"))
     environ["QUERY_STRING"] = query.decode("latin-1")
+
+
+def unquote(path: str) -> str:
+    """Decode the percent-encoded bytes of a path (RFC 3986 section 2.1), as PEP 3333 wants them: as Latin-1."""
+    return unquote_to_bytes(path.encode("latin-1")).decode("latin-1") if "%" in path else path
 
 
 def set_host(environ: dict[str, Any], *, http10: bool, unix: bool) -> None:

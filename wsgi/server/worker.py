@@ -23,6 +23,7 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from wsgi.server.acceptor import Acceptor
+from wsgi.server.balance import board_of
 from wsgi.server.deadlines import sweep
 from wsgi.server.limits import Limits
 from wsgi.server.observing import Observer
@@ -30,6 +31,7 @@ from wsgi.server.refusal import Refuse, refuse_as_text
 from wsgi.server.shared import ServerState
 from wsgi.server.states import BODY, BUSY, CLOSING, HEAD, IDLE, STREAM
 from wsgi.server.turn import Turn
+from wsgi.server.waiting import Waiting
 
 
 class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -53,6 +55,11 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         if cfg.proxy_protocol not in (False, None, "off"):
             log.error("proxy_protocol is not supported by this worker: let the proxy send X-Forwarded-* headers")
             sys.exit(1)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Find the memory that the workers share; gunicorn calls it in the master."""
+        super().__init__(*args, **kwargs)
+        self.board = board_of(self.ppid)
 
     def init_process(self) -> None:
         """Create the loop first, for init_signals; gunicorn calls it in the child."""
@@ -101,6 +108,7 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             keepalive_seconds=self.cfg.keepalive,
         )
         server.heads.tick(time.time())
+        Waiting(server, self.loop)
         self.turn = Turn(server, self.wsgi, notify=self.notify, count=self._count)
         self.draining = False
         self.drain_deadline = 0.0
@@ -110,7 +118,7 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             gc.collect()
             gc.freeze()
         self.loop.set_exception_handler(self._log_bug)
-        self.acceptor = Acceptor(server, self.loop, self.cfg)
+        self.acceptor = Acceptor(server, self.loop, self.cfg, self.board)
         for listener in self.sockets:
             self.acceptor.listen(listener)
         self.loop.call_soon(self._take_signals)
@@ -159,7 +167,7 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         self.turn.beat()
         self.loop.call_later(1, self.tick)
         self.server.heads.tick(time.time())
-        self.acceptor.resume()
+        self.acceptor.tick()
         if self.ppid != os.getppid():
             self.log.info("Parent changed, shutting down: %s", self)
             self.begin_drain()
@@ -174,8 +182,7 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         server.clock = time.monotonic()
         for connection in list(server.connections):
             sweep(connection, server.clock)
-        if not server.big:
-            server.held.shed()
+        server.held.shed(server.connections)
         if self.nr != self.collected_nr and server.clock - self.collected_at >= self.limits.collect_every_seconds:
             gc.collect()
             self.collected_at, self.collected_nr = server.clock, self.nr

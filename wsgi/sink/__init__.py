@@ -2,14 +2,16 @@
 
 Read in this order:
 
-1. ``durability``     the four levels by name
-2. ``batches``        append, and the commit that writes a whole ``batch``
-3. ``spans``          where a batch is split into entries
-4. ``link``           a commit as Redis commands, and their replies
-5. ``driver``         one connection to the store; redis-py errors become SinkErrors
-6. ``waits``          WAIT and WAITAOF, for the levels above ``stored``
-7. ``circuit``        whether records may be taken now, and if not, why
-8. ``watcher``        the thread that looks at the store; readiness
-9. ``probe``          what it asks
-10. ``backpressure``  samples of the store become refusals
+1.  ``durability``     the four levels by name
+2.  ``batches``        append, and a request's place in its ``batch``
+3.  ``lane``           the commits of one level: when a batch is sent, and what its outcome means
+4.  ``link``           one connection and the flights on it; sends and reads without waiting
+5.  ``flight``         a batch as Redis commands, and its outcome from their replies; ``spans`` splits it into entries
+6.  ``wire``           the socket: bytes out, replies in
+7.  ``driver``         connecting by redis-py (``connecting``: in a thread); its errors become SinkErrors
+8.  ``waits``          WAIT and WAITAOF, for the levels above ``stored``, and when these cannot be reached
+9.  ``circuit``        whether records may be taken now, and if not, why
+10. ``watcher``        the thread that looks at the store; readiness
+11. ``probe``          what it asks
+12. ``backpressure``   samples of the store become refusals
 """

@@ -1,11 +1,13 @@
-"""A batch: the records of one commit, by destination, and what became of them. Data only.
+"""A batch: the records of one commit, by destination, and what became of them. Data, and who waits for it.
 
-What lives here: lines, their bounds, outcomes. What must not: locks, commits (``batches``).
+What lives here: lines, their bounds, outcomes, callbacks. What must not: locks, commits (``lane``).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from wsgi.problems import SinkError
 
@@ -25,25 +27,38 @@ class Part:
     __slots__ = ("lines", "outcomes", "starts")
 
     def __init__(self) -> None:
-        self.lines: list[bytes] = []
+        self.lines: list[bytes] = []  # empty again once all are sent
         self.starts: list[int] = []  # of each request, an index into lines
         self.outcomes: list[Outcome] = []
 
 
+Begin = Callable[["Batch", Any], object]
+"""``Lane.begin``."""
+
+
 class Batch:
-    """The records of one commit. ``stream``: the default destination."""
+    """The records of one commit, all at one level. ``stream``: the default destination.
 
-    __slots__ = ("bytes", "done", "failed", "level", "level_error", "main", "parts", "requests")
+    It is a future: ``add_done_callback`` as of asyncio's and concurrent.futures' own.
+    """
 
-    def __init__(self, stream: bytes, level: int) -> None:
+    __slots__ = (
+        "_begin", "_callbacks", "bytes", "done", "failed", "level_error", "main", "parts", "requests", "wanted",
+        "watch",
+    )  # fmt: skip
+
+    def __init__(self, stream: bytes, begin: Begin) -> None:
+        self._begin = begin  # starts the commit, and returns this batch if it is what to wait for
+        self.watch: Any = None  # the event loop's, where there is one
         self.main = Part()
         self.parts = {stream: self.main}  # by destination; main may be empty
         self.bytes = 0  # of all lines
         self.requests = 0
-        self.level = level  # the highest that a request of it asks for
+        self.wanted = False  # some request waits for it, so it is sent as soon as it can be
         self.done = False
-        self.level_error: SinkError | None = None  # why ``level`` was not reached
+        self.level_error: SinkError | None = None  # why the level was not reached
         self.failed = False  # some outcome is an error, or level_error is one
+        self._callbacks: list[Callable[[Batch], object]] = []
 
     def part(self, destination: bytes) -> Part:
         """Return the part for ``destination``, which is made as needed."""
@@ -55,5 +70,21 @@ class Batch:
     def finish(self, error: SinkError) -> None:
         """Give every record the outcome ``error``."""
         for part in self.parts.values():
-            part.outcomes = [Outcome(0, len(part.lines), None, error)]
+            part.outcomes = [Outcome(0, sys.maxsize, None, error)]
         self.failed = self.done = True
+
+    def add_done_callback(self, callback: Callable[[Batch], object]) -> None:
+        """Call ``callback`` with this batch once its outcome is known, or it needs ``Ticket.begin`` again.
+
+        Starts the commit if nothing has. At once if it is done. Only the thread that calls ``begin`` may call this.
+        """
+        if not self.done and (self.wanted or self.watch is None or self._begin(self, self.watch) is self):
+            self._callbacks.append(callback)
+        else:
+            callback(self)
+
+    def wake(self) -> None:
+        """Make the calls that were asked for."""
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)

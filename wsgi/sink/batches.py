@@ -1,50 +1,71 @@
-"""Batches: ``append`` takes a request's lines, ``commit`` writes a whole batch to the stream.
+"""Batches: ``append`` takes a request's lines, and the request's ticket has them committed.
 
-What lives here: the open batch, group commit, and the outcome of each request. What must not: HTTP, Redis but through
-``link``, whether records may be taken (``circuit``), what a batch holds (``batch``).
-
-How a batch lives: ``append`` adds a request's lines to the *open* batch and never waits. The first request to
-``commit`` closes that batch, opens the next and writes the closed one; every other request of it finds the outcome
-there (group commit). So at any time one batch is open, at most one is being written, and all others have an outcome.
+What lives here: a request's place in its batch and its outcome there, the bounds of what is pending, and the lanes, one
+a durability level. What must not: HTTP, Redis, when a batch is sent (``lane``), whether records may be taken
+(``circuit``), what a batch holds (``batch``).
 
 A batch groups lines by destination, the store key of a stream. A commit writes one entry to each in one round trip, or
-several where the lines exceed ``entry_bytes_max``; a request that fits one entry is never spread over two. An XADD
-whose bytes have been sent is never sent again.
+several where the lines exceed ``entry_bytes_max``; a request that fits one entry is never spread over two. All requests
+of a batch ask for one level.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 
-from wsgi import metrics
 from wsgi.problems import SinkError
-from wsgi.sink.batch import Batch, Outcome, Part
+from wsgi.sink.batch import Batch, Part
 from wsgi.sink.circuit import Circuit, fresh
-from wsgi.sink.durability import RECEIVED, STORED
-from wsgi.sink.link import Link, xadd
-from wsgi.sink.spans import spans
+from wsgi.sink.connecting import Connecting
+from wsgi.sink.durability import RECEIVED
+from wsgi.sink.lane import Lane
+from wsgi.sink.link import Link, Watching
 from wsgi.sink.watcher import Watcher
 
 
 class Ticket:
-    """A request's place in its batch: lines ``start:stop`` of ``part``, and the level it asks for."""
+    """A request's place in its batch: lines ``start:stop`` of ``part``, to be committed at ``level``."""
 
-    __slots__ = ("_batch", "_batches", "_part", "_start", "_stop", "level")
+    __slots__ = ("_batch", "_lane", "_part", "_start", "_stop", "level")
 
-    def __init__(self, batches: Batches, batch: Batch, part: Part, start: int, stop: int, level: int) -> None:
-        self._batches = batches
+    def __init__(self, lane: Lane, batch: Batch, part: Part, start: int, stop: int) -> None:
+        self._lane = lane
         self._batch = batch
         self._part = part
         self._start = start
         self._stop = stop
-        self.level = level
+        self.level = lane.level
+
+    def future(self, watch: Watching) -> Batch:
+        """Return the batch, whose commit begins when the first request waits for it; then call ``begin``.
+
+        PERF: so a request of the usual kind is iterated once, not twice (bench/trees.py).
+        """
+        batch = self._batch
+        batch.watch = watch
+        return batch
+
+    def begin(self, watch: Watching) -> Batch | Connecting | None:
+        """Start the commit, or bring it forward, and return the future to wait for before calling this again.
+
+        None once the outcome is known: then call ``commit``. Never waits. ``watch``: the event loop's.
+        """
+        batch = self._batch
+        if batch.done:
+            return None
+        # PERF: called twice a request; all but the first of a batch end here (bench/commits.py).
+        return batch if batch.wanted else self._lane.begin(batch, watch)
 
     def commit(self) -> None:
-        """Return once the records are as safe as ``level`` says; raise SinkError if any of them may not be."""
+        """Return once the records are as safe as ``level`` says; raise SinkError if any of them may not be.
+
+        It blocks until the outcome is known, so not at all once ``begin`` has returned None.
+        """
         batch = self._batch
         if not batch.done:
-            self._batches.commit(batch)
+            self._lane.commit(batch)
         if batch.failed and (error := self._own_error()) is not None:
             try:
                 raise error
@@ -55,9 +76,12 @@ class Ticket:
         """Return a copy of the error of the entries this request is in, or None; other requests' do not matter."""
         start, stop = self._start, self._stop
         own = [outcome for outcome in self._part.outcomes if outcome.start < stop and outcome.stop > start]
-        error = next((outcome.error for outcome in own if outcome.error), None)
+        errors = [outcome.error for outcome in own if outcome.error]
+        # What is unknown comes first: the reason of another entry may promise that nothing was stored.
+        unknown = [error for error in errors if error.reason == "sink-outcome-unknown"]
+        error = next(iter(unknown + errors), None)
         if error is None:
-            error = self._batch.level_error if self.level > STORED else None
+            error = self._batch.level_error
             return None if error is None else fresh(error)
         stored = sum(min(each.stop, stop) - max(each.start, start) for each in own if each.entry_id)
         if not stored:
@@ -74,15 +98,16 @@ class Ticket:
 
 
 class Batches:
-    """Appends to and commits of one store. Build it before the fork; it connects at the first commit.
+    """Appends to and commits of one store. Build it before the fork; a level's connection is made at its first commit.
 
-    ``stream``: the destination unless ``append`` names another. ``level``: the default (``wsgi.sink.durability``).
-    ``inflight_bytes_max`` and ``inflight_requests_max`` bound a batch.
+    ``link``: makes the link of a level. ``stream``: the destination unless ``append`` names another. ``level``: the
+    default (``wsgi.sink.durability``). ``inflight_bytes_max`` and ``inflight_requests_max`` bound what is pending at
+    one level: the open batch, and those in flight.
     """
 
     def __init__(
         self,
-        link: Link,
+        link: Callable[[int], Link],
         circuit: Circuit,
         watcher: Watcher,
         stream: str,
@@ -98,123 +123,67 @@ class Batches:
         self._level = level
         self._entry_bytes_max = entry_bytes_max
         self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
-        self._forget()
+        self._lock = threading.Lock()  # guards the making of lanes
+        self._lane = self._make(level)
+        self._lanes = {level: self._lane}  # by level, from the default on
         os.register_at_fork(after_in_child=self._forget)
         if level == RECEIVED:
             watcher.after_look(self.settle)
 
     def _forget(self) -> None:
-        """Start with no connection, no record and unheld locks: at construction, and in a forked child."""
-        self._lock = threading.Lock()  # guards the open batch; held for no longer than an append
-        self._commit_lock = threading.Lock()  # held for a whole commit
-        self._open = Batch(self._stream, self._level)
-        self._link.forget()
+        """In a forked child: start with no connection, no record and unheld locks."""
+        self._lock = threading.Lock()
+        for lane in self._lanes.values():
+            lane.forget()
+
+    def _make(self, level: int) -> Lane:
+        return Lane(
+            self._link(level), self._circuit, self._stream,
+            default=level == self._level, entry_bytes_max=self._entry_bytes_max,
+        )  # fmt: skip
+
+    def settle(self) -> None:
+        """Count what became of records answered at ``received`` whose replies have arrived since. Never waits."""
+        self._lane.settle()
+
+    def lane(self, level: int) -> Lane:
+        """Return the lane of a level from the default on; it is made when first asked for.
+
+        Raises SinkError (``durability-unavailable``) if the level cannot be reached now.
+        """
+        unreachable = self._circuit.state.unreachable.get(level)
+        if unreachable is not None:
+            raise fresh(unreachable)
+        lane = self._lanes.get(level)
+        if lane is None:
+            with self._lock:
+                lane = self._lanes.get(level) or self._lanes.setdefault(level, self._make(level))
+        return lane
 
     def append(self, lines: list[bytes], level: int = RECEIVED, destination: bytes | None = None) -> Ticket:
-        """Add one request's lines (at least one) to the open batch. Never waits for the store.
+        """Add one request's lines (at least one) to the open batch of its level. Never waits for the store.
 
-        Raises SinkError, with nothing kept, while the circuit or backpressure refuses, and over the bounds of a batch.
+        Raises SinkError, with nothing kept, while the circuit or backpressure refuses, over the bounds of what may be
+        pending, and for a level that cannot be reached.
         """
         refusal = self._circuit.state.refusal
         if refusal is not None:
             raise fresh(refusal)
+        lane = self._lane if level <= self._level else self.lane(level)
         size = len(lines[0]) if len(lines) == 1 else sum(map(len, lines))
-        with self._lock:
-            batch = self._open
+        with lane.lock:
+            batch = lane.open
+            requests = batch.requests + lane.sent_requests
             if not batch.requests:
                 self._watch()
-            elif batch.bytes + size > self._bytes_max or batch.requests >= self._requests_max:
-                detail = f"this worker holds {batch.requests} unfinished requests of {batch.bytes} bytes"
-                raise SinkError("overloaded", detail)
+            if requests and (batch.bytes + lane.sent_bytes + size > self._bytes_max or requests >= self._requests_max):
+                held = batch.bytes + lane.sent_bytes
+                raise SinkError("overloaded", f"this worker holds {requests} unfinished requests of {held} bytes")
             part = batch.main if destination is None else batch.part(destination)
-            if level < self._level:
-                level = self._level
-            elif level > batch.level:
-                batch.level = level
             batch.requests += 1
             batch.bytes += size
             start = len(part.lines)
             part.starts.append(start)
             part.lines += lines
             stop = len(part.lines)
-        return Ticket(self, batch, part, start, stop, level)
-
-    def commit(self, batch: Batch) -> None:
-        """Write ``batch`` unless another request of it has; afterwards its outcome is set. Raises nothing."""
-        with self._commit_lock:
-            if batch.done:
-                return
-            with self._lock:
-                self._open = Batch(self._stream, self._level)
-            try:
-                if self._level == RECEIVED:
-                    # Replies to what was posted come before those to this batch.
-                    self._settle(wait=batch.level != RECEIVED)
-                state = self._circuit.state
-                if state.open and state.refusal is not None:
-                    # It waited behind a commit that failed: another wait for the same store would help nobody.
-                    batch.finish(state.refusal)
-                    return
-                error = self._write(batch)
-            except BaseException:
-                # The process is being ended in the middle: whoever still waits must not read this as a success.
-                batch.finish(SinkError("sink-outcome-unknown", "the worker was stopped during the commit"))
-                raise
-            batch.failed = error is not None or batch.level_error is not None
-            batch.done = True
-            # A level that only some requests ask for is not the store's failure.
-            self._note(error or (batch.level_error if batch.level == self._level else None), batch.level)
-
-    def _write(self, batch: Batch) -> SinkError | None:
-        """Write an entry or more to each destination, set the outcomes, and return the first error."""
-        pieces: list[tuple[Part, int, int]] = []
-        commands: list[bytes] = []
-        for key, part in batch.parts.items():
-            if not part.lines:
-                continue
-            lines = part.lines
-            whole = batch.bytes + len(lines) - 1 <= self._entry_bytes_max
-            runs = [(0, len(lines))] if whole else spans(lines, part.starts, self._entry_bytes_max)
-            for start, stop in runs:
-                pieces.append((part, start, stop))
-                commands.append(xadd(key, lines[start:stop]))
-        if batch.level == RECEIVED:
-            error = self._link.post(commands, [stop - start for _, start, stop in pieces])
-            for part, start, stop in pieces:
-                part.outcomes.append(Outcome(start, stop, "" if error is None else None, error))
-            return error
-        replies, batch.level_error = self._link.execute(commands, batch.level)
-        first: SinkError | None = None
-        stored = 0
-        for (part, start, stop), reply in zip(pieces, replies, strict=True):
-            if isinstance(reply, SinkError):
-                first = first or reply
-                part.outcomes.append(Outcome(start, stop, None, reply))
-            else:
-                stored += stop - start
-                part.outcomes.append(Outcome(start, stop, reply, None))
-        if stored:
-            metrics.RECORDS_STORED.inc(stored)
-        return first
-
-    def _note(self, error: SinkError | None, level: int) -> None:
-        """Count a commit's failure, and report its outcome to the circuit."""
-        if error is not None:
-            metrics.COMMITS_FAILED.labels(error.reason).inc()
-            self._circuit.fail(error)
-        elif level != RECEIVED:  # of what was only sent, nothing is known yet
-            self._circuit.succeed()
-
-    def settle(self) -> None:
-        """Count what became of records answered at ``received`` whose replies have arrived since."""
-        with self._commit_lock:
-            self._settle(wait=False)
-
-    def _settle(self, *, wait: bool) -> None:
-        stored, dropped, error = self._link.settle(wait=wait)
-        if stored:
-            metrics.RECORDS_STORED.inc(stored)
-        if error is not None:
-            metrics.RECORDS_DROPPED.inc(dropped)
-        if stored or error is not None:
-            self._note(error, STORED)
+        return Ticket(lane, batch, part, start, stop)

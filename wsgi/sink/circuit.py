@@ -5,8 +5,8 @@ threads, when to look at the store (``watcher``), what a batch is.
 
     closed --a commit fails--> open --the watcher's check succeeds--> closed
 
-While it is open, records are refused at once: waiting for a store that just failed helps nobody. Backpressure refuses
-through the same value while the circuit is closed.
+While it is open, records are refused at once: waiting for a store that just failed helps nobody. What a look finds
+(backpressure, a default level that cannot be reached) refuses through the same value while the circuit is closed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from wsgi import metrics
@@ -21,8 +23,10 @@ from wsgi.problems import SinkError
 
 log = logging.getLogger("inlet")
 
-MISCONFIGURED: Final = frozenset({"sink-misconfigured", "durability-unavailable"})
+MISCONFIGURED: Final = frozenset({"sink-misconfigured"})
 """Reasons that only the operator can fix: logged as critical, and given to producers as they are."""
+PRESSURE: Final = frozenset({"backlog-full", "store-full"})
+"""Reasons of backpressure: logged as warnings."""
 
 
 class CircuitState(NamedTuple):
@@ -35,7 +39,9 @@ class CircuitState(NamedTuple):
     failing: str | None = None
     """Reason of the last failure, kept until a commit succeeds: each is logged once."""
     pressing: str | None = None
-    """Reason of the last backpressure; None once there is none."""
+    """Reason of the last look's refusal; None once there is none."""
+    unreachable: Mapping[int, SinkError] = MappingProxyType({})
+    """Levels above the default that cannot be reached now, and why. A level that is not here may be tried."""
 
 
 class Circuit:
@@ -63,7 +69,7 @@ class Circuit:
             if error.reason not in MISCONFIGURED:
                 detail = f"not tried, since a commit failed just now: {error.detail}"
                 refusal = SinkError("sink-unavailable", detail)
-            self.state = CircuitState(refusal, True, error.reason, state.pressing)
+            self.state = state._replace(refusal=refusal, open=True, failing=error.reason)
             self.opened.set()
             metrics.CIRCUIT_OPEN.set(1)
 
@@ -75,22 +81,29 @@ class Circuit:
             log.info("sink: commits succeed again")
             self.state = self.state._replace(failing=None)
 
-    def look(self, seen: CircuitState, backpressure: SinkError | None) -> None:
-        """Take the verdict of a look at the store that succeeded: close, and refuse only for ``backpressure``.
+    def look(
+        self,
+        seen: CircuitState,
+        refusal: SinkError | None,
+        unreachable: Mapping[int, SinkError] = MappingProxyType({}),
+    ) -> None:
+        """Take the verdict of a look at the store that succeeded: close, and refuse only for ``refusal``.
 
-        ``seen``: the state when the look began. A failure since then stands.
+        ``seen``: the state when the look began. A failure since then stands. ``refusal``: backpressure, or the default
+        level is out of reach; ``unreachable``: which levels above it are.
         """
         with self._lock:
             state = self.state
-            pressing = backpressure.reason if backpressure is not None else None
-            if backpressure is not None and pressing != state.pressing:
-                log.warning("sink: refusing, reason=%s: %s", pressing, backpressure.detail)
+            pressing = refusal.reason if refusal is not None else None
+            if refusal is not None and pressing != state.pressing:
+                level = logging.WARNING if pressing in PRESSURE else logging.ERROR
+                log.log(level, "sink: refusing, reason=%s: %s", pressing, refusal.detail)
             elif pressing != state.pressing:
                 log.info("sink: accepting again")
             if state.open and not seen.open:
-                self.state = state._replace(pressing=pressing)
+                self.state = state._replace(pressing=pressing, unreachable=unreachable)
                 return
-            self.state = CircuitState(backpressure, False, state.failing, pressing)
+            self.state = CircuitState(refusal, False, state.failing, pressing, unreachable)
             self.opened.clear()
             metrics.CIRCUIT_OPEN.set(0)
 

@@ -1,7 +1,7 @@
 """One connection to the store by redis-py, and what its exceptions mean. No redis-py exception leaves ``wsgi.sink``.
 
-What lives here: connecting, closing, sending, reading one reply, error replies as SinkErrors. What must not: commands
-of a commit (``link``) or of a look (``probe``).
+What lives here: connecting, closing, asking and waiting for the reply, error replies as SinkErrors. What must not:
+commands of a commit (``link``) or of a look (``probe``), sending without waiting (``wire``).
 
 Nothing is ever sent twice: redis-py's own retries are off, and a connection that the store has closed is noticed before
 a command is written to it.
@@ -40,20 +40,19 @@ class Driver:
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
+        self.connect_seconds_max = (connect_timeout_ms + commit_timeout_ms) / 1000
+        """How long connecting may take in all: resolving a name obeys neither deadline."""
+        self.reply_seconds_max = commit_timeout_ms / 1000
         self._connection: Any = None  # a redis.connection.Connection; most of its methods carry no types
         self._connected = False
         self._readable: Callable[[int], list[tuple[int, int]]] = select.poll().poll
-        self.fsyncs_always = False  # appendfsync was found to be always, over this connection
 
-    def connect(self, *, expecting: bool = False) -> None:
-        """Make sure of a connection fit to send on. Raises one of ERRORS.
-
-        ``expecting``: replies may be outstanding, so that readable does not mean closed by the store.
-        """
+    def connect(self) -> None:
+        """Make sure of a connection fit to ask over. Raises one of ERRORS."""
         if self._connected:
-            # Between commits nothing arrives; what is readable is the end of the connection.
+            # Between two questions nothing arrives; what is readable is the end of the connection.
             # PERF: redis-py's own can_read(0) does the same in three times the time.
-            if expecting or not self._readable(0):
+            if not self._readable(0):
                 return
             self.close()
         if self._connection is None:
@@ -64,26 +63,18 @@ class Driver:
         poll.register(self._connection._sock.fileno(), select.POLLIN)
         self._readable, self._connected = poll.poll, True
 
-    def send(self, commands: list[bytes]) -> None:
-        """Write packed commands. Raises one of ERRORS."""
-        self._connection.send_packed_command(commands)
-
-    def read(self) -> Any:
-        """Read one reply, as bytes, int or list. Raises one of ERRORS, for an error reply too."""
-        return self._connection.read_response()
-
     def ask(self, *command: str) -> Any:
-        """Send one command and read its reply. Raises as ``read``."""
+        """Send one command and return its reply: bytes, int or list. Raises one of ERRORS, for an error reply too."""
         self._connection.send_command(*command)
         return self._connection.read_response()
 
-    def has_reply(self) -> bool:
-        """Tell whether ``read`` would return at once. Raises one of ERRORS."""
-        return bool(self._connection.can_read(0))
+    def socket(self) -> Any:
+        """Return the socket, after ``connect``, for whoever sends over it without waiting (``wire``)."""
+        return self._connection._sock
 
     def close(self) -> None:
         """Disconnect; replies not read are lost."""
-        self._connected = self.fsyncs_always = False
+        self._connected = False
         if self._connection is not None:
             self._connection.disconnect()
 
@@ -102,18 +93,23 @@ def translate(error: Exception) -> SinkError:
     """Return what redis-py or the socket raised before anything was stored as a SinkError."""
     code = code_of(error)
     text = words(error)
-    _release(error)
+    release(error)
     if code is None:
         return SinkError("sink-unavailable", f"the store cannot be reached: {text}")
-    refusal = fault(text, code).text
-    passing = code in PASSING or "max number of clients" in refusal
-    return SinkError("sink-unavailable" if passing else "sink-misconfigured", f"the store refuses: {refusal}")
+    return refusal(text, code)
+
+
+def refusal(text: str, code: str | None = None) -> SinkError:
+    """Return an error reply as a SinkError; ``code`` is its first word where redis-py has cut it off ``text``."""
+    found = fault(text, code)
+    passing = found.code in PASSING or "max number of clients" in found.text
+    return SinkError("sink-unavailable" if passing else "sink-misconfigured", f"the store refuses: {found.text}")
 
 
 def unknown(what: str, error: Exception) -> SinkError:
     """Return the SinkError of commands that may have been executed: ``what`` happened, because of ``error``."""
     text = words(error)
-    _release(error)
+    release(error)
     return SinkError("sink-outcome-unknown", f"{what}: {text}")
 
 
@@ -131,7 +127,7 @@ def code_of(error: Exception) -> str | None:
     return cast("str | None", code)
 
 
-def _release(error: BaseException) -> None:
+def release(error: BaseException) -> None:
     """Cut ``error``, and what it came from, off from the frames: redis-py raises exceptions held in locals."""
     found: BaseException | None = error
     while found is not None:

@@ -1,158 +1,256 @@
-"""The link: a commit as Redis commands, and their replies.
+"""The link: one connection, and the flights on it. Sends and reads without waiting, whoever drives it.
 
-What lives here: XADD, sending and reading it, with and without waiting for replies. What must not: batches, when to
-commit, what the watcher asks (``probe``).
+What lives here: connecting, sending, reading, the deadline, and what a broken connection leaves unknown. What must not:
+which batch is sent when (``lane``), what a reply means (``flight``), bytes and sockets (``wire``).
 
-One entry, as redis-cli shows it (docs/protocol.md; the names are in ``inlet.stream.entry``)::
+Two ways to drive it. An event loop *watches* the socket and calls ``event``. Without one, ``wait`` blocks until there
+is an event, and handles it. Both pass through ``event``, so there is one way of sending and reading.
 
-    XADD logs * r '["id-1",...]\\n["id-2",...]' n 2
+Replies come in the order of the commands, so the oldest flight is the one that is replied to. An XADD whose bytes have
+been given to the socket is never sent again.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 import redis
 
-from inlet.stream.entry import FIELD_COUNT, FIELD_RECORDS
-from wsgi import metrics
 from wsgi.problems import SinkError
-from wsgi.sink.driver import ERRORS, Driver, code_of, translate, unknown
-from wsgi.sink.durability import STORED
+from wsgi.sink.driver import ERRORS, Driver, translate, unknown
+from wsgi.sink.durability import RECEIVED
+from wsgi.sink.flight import Flight
 from wsgi.sink.waits import Waits
+from wsgi.sink.wire import Wire
 
+COMMITS_IN_FLIGHT_MAX = 2
+"""Commits of one link that may wait for their replies. With more, batches are smaller and replies overlap."""
 UNREAD_REPLIES_MAX = 1_024
 """Replies that may be outstanding at the level ``received`` before a commit waits for them: bounds what is unknown."""
 
-Reply = str | SinkError
-"""To an XADD: the entry ID, or why there is none."""
 
-_NO_ANSWER = "the store did not answer"
-_RECORDS_WORD = b"$%d\r\n%b\r\n" % (len(FIELD_RECORDS), FIELD_RECORDS)
-_COUNT_WORD = b"$%d\r\n%b\r\n" % (len(FIELD_COUNT), FIELD_COUNT)
+class Watch(Protocol):
+    """A watched file descriptor, as the server gives it (``phased.watch``)."""
+
+    def want_write(self, on: bool, /) -> object:
+        """Say whether "writable" is wanted."""
+
+    def deadline(self, seconds: float | None, /) -> object:
+        """Have "late" called after so many seconds without another call of this; None for never."""
+
+    def close(self) -> object:
+        """End it, before the file descriptor is closed."""
 
 
-def xadd(key: bytes, lines: list[bytes]) -> bytes:
-    """Return one packed XADD (RESP2) of ``lines`` to ``key``.
-
-    PERF: packing it with redis-py costs more than the rest of a commit (bench/micro.py).
-    """
-    records = b"\n".join(lines)
-    count = b"%d" % len(lines)
-    return b"*7\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
-        len(key), key, _RECORDS_WORD, len(records), records, _COUNT_WORD, len(count), count,
-    )  # fmt: skip
+Watching = Callable[[int, Callable[[str], object]], Watch]
 
 
 class Link:
-    """Commits over one connection. Not thread-safe."""
+    """Commits at one ``level`` over one connection. Not thread-safe.
 
-    def __init__(self, driver: Driver, waits: Waits) -> None:
-        self._driver, self._waits = driver, waits
-        self._unread: deque[int] = deque()  # records of each XADD whose reply was not waited for
+    ``event``, ``send``, and ``wait`` return the flights that got further: settled, or at ``received`` answered.
+    """
 
-    def execute(self, commands: list[bytes], level: int = STORED) -> tuple[list[Reply], SinkError | None]:
-        """Send packed XADDs and read their replies; the second value says why ``level`` was not reached.
+    def __init__(self, driver: Driver, waits: Waits, level: int) -> None:
+        self._driver, self.waits, self.level = driver, waits, level
+        self.connect_seconds_max = driver.connect_seconds_max
+        self._seconds_max = driver.reply_seconds_max
+        self._wire: Wire | None = None
+        self._watch: Watch | None = None
+        self._flights: deque[Flight] = deque()  # in the order of sending, which is that of the replies
+        self._writing: Flight | None = None  # the last one, while not all of it is written
+        self._wants = False  # the loop was told that "writable" is wanted
+        self._left: memoryview | bytes = b""  # of its commands, what the socket has not taken
+        self._unread = 0  # replies outstanding, of whole flights
+        self._late_at = 0.0  # by time.monotonic, while there are flights
 
-        Observes COMMIT_SECONDS once the connection exists. ``settle`` first whatever ``post`` left.
-        """
+    @property
+    def connected(self) -> bool:
+        """There is a connection, as far as is known."""
+        return self._wire is not None
+
+    @property
+    def watched(self) -> bool:
+        """An event loop drives it."""
+        return self._watch is not None
+
+    @property
+    def free(self) -> bool:
+        """``send`` may be called."""
+        if self._writing is not None:
+            return False
+        if self.level == RECEIVED:
+            return self._unread < UNREAD_REPLIES_MAX
+        return len(self._flights) < COMMITS_IN_FLIGHT_MAX
+
+    @property
+    def busy(self) -> bool:
+        """Something is being written, or replies are outstanding."""
+        return bool(self._flights)
+
+    def connect(self) -> SinkError | None:
+        """Connect, which may take seconds; return why it failed, or why the level cannot be reached."""
         driver = self._driver
         try:
             driver.connect()
-            fault = self._waits.fault(driver, level) if level > STORED else None
+            fault = self.waits.fault(driver, self.level)
+            if fault is None:
+                self._wire = Wire(driver.socket())
+                return None
         except ERRORS as error:
-            driver.close()
-            return [translate(error)] * len(commands), None
+            fault = translate(error)
         except BaseException:
             driver.close()
             raise
-        if fault is not None:
-            return self.execute(commands)[0], fault
-        replies: list[Reply] = []
-        began = time.monotonic()
-        try:
-            driver.send([*commands, *self._waits.commands(level)] if level > STORED else commands)
-            for _ in commands:
-                replies.append(self._read())
-            return replies, self._waits.outcome(driver, level) if level > STORED else None
-        except ERRORS as error:
-            return self._broken(commands, replies, error)
-        except BaseException:
-            # A reply may still be under way, and must not be taken for the next commit's.
-            self.close()
-            raise
-        finally:
-            metrics.COMMIT_SECONDS.observe(time.monotonic() - began)
+        driver.close()
+        return fault
 
-    def _broken(
-        self, commands: list[bytes], replies: list[Reply], error: Exception
-    ) -> tuple[list[Reply], SinkError | None]:
-        """Complete the outcome of a commit whose connection broke after the first byte was sent."""
+    def attach(self, watch: Watching, event: Callable[[str], object]) -> None:
+        """Let an event loop watch the connection: it calls ``event``, which is to call this one's."""
+        if self._watch is None and self._wire is not None:
+            self._watch = watch(self._wire.fd, event)
+            self._want_write()
+
+    def send(self, flight: Flight) -> list[Flight]:
+        """Begin to send a flight, after ``free`` and ``connected``. Never waits."""
+        self._flights.append(flight)
+        self._unread += flight.expected
+        self._writing = flight
+        flight.began = time.monotonic()
+        self._step(flight.began)
+        ended: list[Flight] = []
+        try:
+            self._write(ended)
+        except ERRORS as error:
+            self._break(error, ended)
+        return ended
+
+    def event(self, event: str) -> list[Flight]:
+        """Handle what the loop reports of the socket: "readable", "writable" or "late"."""
+        ended: list[Flight] = []
+        went_on = False
+        try:
+            if event != "writable":
+                went_on = self._read(ended)
+            if event == "late" and not went_on:  # not so where this process was held up, and the reply is there
+                raise redis.TimeoutError(f"nothing within {self._seconds_max:g} s")
+            if self._writing is not None:
+                went_on = self._write(ended) or went_on
+        except ERRORS as error:
+            self._break(error, ended)
+        if self._flights:
+            if went_on:
+                self._step(time.monotonic())
+        elif self._watch is not None:
+            self._watch.deadline(None)
+        return ended
+
+    def look(self) -> list[Flight]:
+        """Handle what there is to read by now, the end of the connection included. Never waits."""
+        wire = self._wire
+        return self.event("readable") if wire is not None and wire.wait(0, writing=False) else []
+
+    def wait(self) -> list[Flight]:
+        """Wait for an event and handle it: for who has no event loop. Call it while ``busy``."""
+        wire = self._wire
+        assert wire is not None
+        seconds = self._late_at - time.monotonic()
+        arrived = wire.wait(max(0.0, seconds) * 1000, writing=self._writing is not None)
+        return (self.event("readable") if arrived else []) or self.expire()
+
+    def expire(self) -> list[Flight]:
+        """Give up what the store has not replied to in time."""
+        late = bool(self._flights) and time.monotonic() >= self._late_at
+        return self.event("late") if late else []
+
+    def drop(self) -> list[Flight]:
+        """Disconnect, and return the flights that were under way, as they are."""
+        flights = list(self._flights)
         self.close()
-        if len(replies) == len(commands):
-            late = unknown(_NO_ANSWER, error)
-            return replies, SinkError("durability-timeout", late.detail)
-        if code_of(error):
-            # A reply all the same (LOADING, NOAUTH), after which redis-py has hung up.
-            replies.append(translate(error))
-        missing = unknown(_NO_ANSWER, error)
-        return replies + [missing] * (len(commands) - len(replies)), None
-
-    def post(self, commands: list[bytes], records: list[int]) -> SinkError | None:
-        """Send packed XADDs of so many ``records`` each and read no reply (level ``received``); see ``settle``."""
-        try:
-            self._driver.connect(expecting=bool(self._unread))
-        except ERRORS as error:
-            return translate(error)
-        try:
-            self._driver.send(commands)
-        except ERRORS as error:
-            self.close()
-            return unknown("the store stopped reading", error)
-        except BaseException:
-            self.close()
-            raise
-        self._unread.extend(records)
-        return None
-
-    def settle(self, *, wait: bool) -> tuple[int, int, SinkError | None]:
-        """Read the replies that ``post`` left: records stored, records dropped or unknown, and why.
-
-        Without ``wait``, read only those that have arrived, unless more than UNREAD_REPLIES_MAX are outstanding.
-        """
-        stored = dropped = 0
-        fault: SinkError | None = None
-        try:
-            while self._unread and (wait or len(self._unread) > UNREAD_REPLIES_MAX or self._driver.has_reply()):
-                reply = self._read()
-                records = self._unread.popleft()
-                if isinstance(reply, SinkError):
-                    dropped, fault = dropped + records, reply
-                else:
-                    stored += records
-        except ERRORS as error:
-            dropped += sum(self._unread)
-            fault = unknown(_NO_ANSWER, error)
-            self.close()
-        except BaseException:
-            self.close()
-            raise
-        return stored, dropped, fault
+        return flights
 
     def close(self) -> None:
         """Disconnect; replies not read are lost."""
-        self._unread.clear()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
+        self._reset()
         self._driver.close()
 
     def forget(self) -> None:
-        """In a forked child: start with no connection and no outstanding reply."""
-        self._unread.clear()
+        """In a forked child: start with no connection and no flight, and leave the parent's event loop alone."""
+        self._watch = None
+        self._reset()
         self._driver.forget()
 
-    def _read(self) -> Reply:
-        try:
-            reply = self._driver.read()
-        except redis.ResponseError as error:
-            return translate(error)
-        return reply.decode() if isinstance(reply, bytes) else str(reply)
+    def _reset(self) -> None:
+        self._wire = self._writing = None
+        self._left = b""
+        self._wants = False
+        self._flights.clear()
+        self._unread = 0
+
+    def _step(self, now: float) -> None:
+        """Something went on: the deadline counts from here."""
+        self._late_at = now + self._seconds_max
+        if self._watch is not None:
+            self._watch.deadline(self._seconds_max)
+
+    def _write(self, ended: list[Flight]) -> bool:
+        """Write what the socket takes of one command, or of several small ones; the rest on a later event.
+
+        Return True if it took all of that.
+        """
+        flight, wire = self._writing, self._wire
+        if flight is None or wire is None:
+            return False
+        left: memoryview | bytes = self._left or flight.take()
+        sent = wire.send(left)
+        whole = sent == len(left)
+        if not whole:
+            self._left = memoryview(left)[sent:] if sent else left
+        else:
+            self._left = b""
+            if flight.taken == flight.expected:
+                self._writing = None
+                if self.level == RECEIVED:
+                    ended.append(flight)
+        self._want_write()
+        return whole
+
+    def _want_write(self) -> None:
+        writing = self._writing is not None
+        if writing is not self._wants and self._watch is not None:
+            self._wants = writing
+            self._watch.want_write(writing)
+
+    def _read(self, ended: list[Flight]) -> bool:
+        """Give each reply that has arrived to its flight; return True if there was one."""
+        wire, flights = self._wire, self._flights
+        if wire is None:
+            return False
+        replies = wire.receive()
+        for reply in replies:
+            if not flights or len(flights[0].replies) >= flights[0].taken:
+                raise redis.InvalidResponse("the store sent what nobody asked for")
+            flight = flights[0]
+            flight.replies.append(reply)
+            if len(flight.replies) == flight.expected and flight is not self._writing:
+                flight.settle()
+                flights.popleft()
+                self._unread -= flight.expected
+                ended.append(flight)
+        if wire.ended:
+            raise redis.ConnectionError("the store closed the connection")
+        return bool(replies)
+
+    def _break(self, error: Exception, ended: list[Flight]) -> None:
+        """Disconnect, and settle the flights with what is known. Without any, nothing is lost."""
+        stopped = self._writing is not None and self.level == RECEIVED
+        missing = unknown("the store stopped reading" if stopped else "the store did not answer", error)
+        for flight in self.drop():
+            flight.settle(missing)
+            ended.append(flight)

@@ -14,6 +14,7 @@ import redis
 from inlet.stream.keys import full_key
 from wsgi.problems import SinkError
 from wsgi.sink.driver import ERRORS, Driver, translate
+from wsgi.sink.durability import REPLICATED, SYNCED
 from wsgi.sink.waits import Waits
 
 
@@ -27,6 +28,8 @@ class Sample(NamedTuple):
     backlog_entries: int | None
     full: bool
     """Unread entries fill the retention bounds, says the keeper (``inlet.stream.keeper``)."""
+    unreachable: dict[int, SinkError]
+    """Levels, from the default on, that cannot be reached now, and why; those of which it does not say are not here."""
 
 
 class Probe:
@@ -42,7 +45,7 @@ class Probe:
         self._backlog_wanted, self._retention_wanted = backlog, retention
 
     def check(self, level: int) -> SinkError | None:
-        """Return why an XADD would fail now, or ``level`` cannot be reached, or None.
+        """Return why an XADD would fail now, or ``level``, of which a sample found nothing, would not be reached.
 
         XADD with the ID 0-0 passes every check that a real one does (OOM, READONLY, MISCONF, NOREPLICAS, rights), and
         is then refused for its ID. TYPE tells whether the key is free or a stream.
@@ -70,14 +73,19 @@ class Probe:
                 return SinkError("sink-misconfigured", holds)
         return None
 
-    def sample(self) -> Sample | SinkError:
-        """Ask for INFO, and for what was wanted; return why that fails instead (INFO, XINFO GROUPS, XLEN, EXISTS)."""
+    def sample(self, default: int) -> Sample | SinkError:
+        """Ask for INFO, for what was wanted, and for the levels from ``default`` on; return why that fails instead.
+
+        INFO, XINFO GROUPS, XLEN, EXISTS, CONFIG GET, WAITAOF.
+        """
         try:
             self._driver.connect()
             memory = self._info("memory")
             persistence = self._info("persistence")
             entries = self._backlog() if self._backlog_wanted else None
             full = self._retention_wanted and bool(self._driver.ask("EXISTS", full_key(self._key)))
+            levels = range(max(default, SYNCED), REPLICATED + 1)
+            faults = {level: self._waits.fault(self._driver, level) for level in levels}
         except ERRORS as error:
             self._driver.close()
             return translate(error)
@@ -89,6 +97,7 @@ class Probe:
             None if writes is None else writes == "ok",
             entries,
             full,
+            {level: fault for level, fault in faults.items() if fault is not None},
         )
 
     def forget(self) -> None:

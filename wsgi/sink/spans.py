@@ -5,6 +5,7 @@ What lives here: the split. What must not: Redis, outcomes, locks.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -14,29 +15,19 @@ def spans(lines: Sequence[bytes], starts: Sequence[int], bytes_max: int) -> list
 
     ``starts``: the first line of each request, ascending from 0. Requests stay whole where they fit; only a request
     over the bound is split, between its lines. A single line over the bound is a run of its own.
+
+    PERF: a binary search a run: 0.5 ms for 10,000 lines. Looking at each line took 2.2 ms (bench/commits.py).
     """
-    if sum(map(len, lines)) + len(lines) - 1 <= bytes_max:
-        return [(0, len(lines))]
     ends = list(accumulate(map(len, lines), initial=0))  # ends[i]: bytes of the lines before i, without b"\n"
-
-    def fits(start: int, stop: int) -> bool:
-        return stop - start == 1 or ends[stop] - ends[start] + stop - start - 1 <= bytes_max
-
+    numbers = range(len(ends))
+    stops = [*starts[1:], len(lines)]  # of each request
     found: list[tuple[int, int]] = []
-    start = stop = 0
-    for request_stop in [*starts[1:], len(lines)]:
-        if fits(start, request_stop):
-            stop = request_stop
-            continue
-        if stop > start:
-            found.append((start, stop))
-            start = stop
-        while not fits(start, request_stop):
-            stop = start + 1
-            while fits(start, stop + 1):
-                stop += 1
-            found.append((start, stop))
-            start = stop
-        stop = request_stop
-    found.append((start, stop))
+    start = 0
+    while start < len(lines):
+        bound = ends[start] + start + bytes_max + 1
+        most = max(start + 1, bisect_right(numbers, bound, start, key=lambda stop: ends[stop] + stop) - 1)
+        whole = bisect_right(stops, most) - 1  # the last request that ends within the bound
+        stop = stops[whole] if whole >= 0 and stops[whole] > start else most
+        found.append((start, stop))
+        start = stop
     return found

@@ -3,8 +3,9 @@
 What lives here: the thread, when it looks, and readiness, which is its last finding. What must not: commands
 (``probe``), what a sample means (``backpressure``), what is refused (``circuit``).
 
-Each look takes a sample and checks that an XADD would succeed at the default level. While the circuit is closed, a look
-changes only readiness and backpressure; while it is open, the first look without a finding closes it.
+Each look takes a sample, finds which levels cannot be reached, and checks that an XADD would succeed at the default
+level. While the circuit is closed, a look changes only readiness, backpressure and what is out of reach; while it is
+open, the first look without a finding closes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from wsgi.problems import SinkError
 from wsgi.sink.backpressure import Backpressure
 from wsgi.sink.circuit import Circuit, fresh
 from wsgi.sink.probe import Probe, fault_of
+from wsgi.sink.waits import at_default
 
 log = logging.getLogger("inlet")
 
@@ -28,8 +30,8 @@ PROBE_SECONDS = (0.05, 0.5)
 SAMPLE_SECONDS = 1.0
 """Pause between two looks at a store that works."""
 LOOK_SECONDS_MAX = 30.0
-"""Age of the last look from which readiness no longer relies on it. A look asks up to nine things, so with the default
-deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
+"""Age of the last look from which readiness no longer relies on it. A look asks up to twelve things, so with the
+default deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
 
 
 class Look(NamedTuple):
@@ -105,12 +107,20 @@ class Watcher:
 
     def _look_once(self) -> SinkError | None:
         seen = self._circuit.state
-        sample = self._probe.sample()
-        fault = sample if isinstance(sample, SinkError) else self._probe.check(self._level)
+        sample = self._probe.sample(self._level)
+        if isinstance(sample, SinkError):
+            if seen.open:
+                self._circuit.fail(sample)
+            return sample
+        unreachable = dict(sample.unreachable)
+        found = unreachable.pop(self._level, None)
+        refusal = None if found is None else at_default(found)
+        fault = refusal or self._probe.check(self._level)
         if fault is not None and seen.open:
             self._circuit.fail(fault)
-        elif not isinstance(sample, SinkError):
-            self._circuit.look(seen, self._backpressure.judge(time.monotonic(), sample))
+        else:
+            pressure = self._backpressure.judge(time.monotonic(), sample)
+            self._circuit.look(seen, refusal or pressure, unreachable)
             fault = fault or fault_of(sample)
         return fault
 

@@ -41,7 +41,7 @@ type conn struct {
 type run struct {
 	conns      []*conn // by file descriptor
 	idle       []*conn
-	request    []byte
+	requests   [][]byte // sent in turn, and over again
 	status     []byte
 	interval   float64
 	total      int
@@ -91,7 +91,7 @@ func (r *run) sendDue(now time.Duration) {
 	for r.next < r.total && len(r.idle) > 0 && r.due(r.next) <= now {
 		c := r.idle[0] // the longest idle, so that the load spreads over all connections
 		r.idle = r.idle[1:]
-		c.due, c.busy, c.out = r.due(r.next), true, r.request
+		c.due, c.busy, c.out = r.due(r.next), true, r.requests[r.next%len(r.requests)]
 		r.late = append(r.late, micros(now-c.due))
 		r.next++
 		c.write()
@@ -217,6 +217,28 @@ func (r *run) loop() {
 	}
 }
 
+// readRequests reads the whole file beforehand, so that nothing but an index is between the clock and the socket.
+func readRequests(path string) [][]byte {
+	rest, err := os.ReadFile(path)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var requests [][]byte
+	for len(rest) > 0 {
+		line, after, _ := bytes.Cut(rest, []byte("\n"))
+		length, err := strconv.Atoi(string(line))
+		if err != nil || length > len(after) {
+			log.Fatalf("%s is not a file of requests: %q", path, line[:min(len(line), 80)])
+		}
+		requests = append(requests, after[:length:length])
+		rest = after[length:]
+	}
+	if len(requests) == 0 {
+		log.Fatalf("%s holds no request", path)
+	}
+	return requests
+}
+
 func micros(d time.Duration) float64 { return float64(d) / 1e3 }
 
 // percentile of a sorted list, nearest rank.
@@ -234,18 +256,14 @@ func main() {
 	seconds := flag.Float64("seconds", 5, "how long")
 	connections := flag.Int("connections", 64, "how many")
 	status := flag.Int("status", 202, "the status of an answer as expected")
-	requestFile := flag.String("request", "", "file with the bytes of one request")
+	requestsFile := flag.String("requests", "", "file of requests: of each its length in decimal, a newline, its bytes")
 	flag.Parse()
 	runtime.LockOSThread()
 	// Timer slack of the thread, nanoseconds: the default lets a tick come 50 us late (PR_SET_TIMERSLACK, prctl(2)).
 	_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, 29, 1, 0)
 
-	request, err := os.ReadFile(*requestFile)
-	if err != nil {
-		log.Fatal(err)
-	}
 	r := &run{
-		request:  request,
+		requests: readRequests(*requestsFile),
 		status:   []byte("HTTP/1.1 " + strconv.Itoa(*status) + " "),
 		interval: 1e9 / *rate,
 		total:    int(*rate * *seconds),

@@ -1,0 +1,3 @@
+module inlet/bench/delay
+
+go 1.24
