@@ -203,24 +203,20 @@ def varied_records() -> tuple[bytes, ...]:
 _LIBRARIES = (
     "python-requests", "Go-http-client", "okhttp", "axios", "curl", "Vector", "fluent-bit", "Java-http-client",
 )  # fmt: skip
-AGENTS = tuple(
-    (f"{_LIBRARIES[n % len(_LIBRARIES)]}/{n % 5 + 1}.{n}.{n % 7} (inlet bench)", f"10.20.{n // 8}.{n * 5 % 250 + 1}")
-    for n in range(USER_AGENTS)
-)
-"""User agents, each with the address it comes from."""
+AGENTS = tuple(f"{_LIBRARIES[n % len(_LIBRARIES)]}/{n % 5 + 1}.{n}.{n % 7} (inlet bench)" for n in range(USER_AGENTS))
+"""User agents."""
 
 
 def headers(rng: random.Random, media_type: str, more: dict[str, str] | None = None) -> dict[str, str]:
     """Return nine fields; with Content-Length ten. ``traceparent`` and ``x-request-id`` differ each time."""
-    agent, address = rng.choice(AGENTS)
     return {
         "Host": "logs.example.com",
-        "User-Agent": agent,
+        "User-Agent": rng.choice(AGENTS),
         "Accept": "*/*",
         "Accept-Encoding": "gzip, deflate",
         "Content-Type": media_type,
         **(more or {}),
-        "X-Forwarded-For": address,
+        "X-Forwarded-For": "10.20.3.151",
         "X-Forwarded-Proto": "https",
         "traceparent": f"00-{_hex(rng, 32)}-{_hex(rng, 16)}-01",
         "x-request-id": _uuid(rng),

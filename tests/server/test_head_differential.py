@@ -126,10 +126,10 @@ class Mutator:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    def head(self) -> bytes:
-        """Return a head: a real one after a few mutations, or none."""
+    def head(self, before: bytes = b"") -> bytes:
+        """Return a head: a real one, or (mostly) the one ``before`` it on its connection, after a few mutations."""
         pick = self.random
-        lines = pick.choice(REAL).split(b"\r\n")
+        lines = (before[:-4] if before and pick.random() < 0.7 else pick.choice(REAL)).split(b"\r\n")
         for _ in range(pick.choice((0, 1, 1, 1, 2, 2, 3, 5))):
             pick.choice((self.request, self.value, self.value, self.insert, self.insert, self.repeat, self.spell,
                          self.move, self.pad, self.many, self.data))(lines)  # fmt: skip
@@ -235,8 +235,8 @@ def excused(old: Outcome, new: Outcome, raw: bytes) -> bool:
         return True  # RFC 9110 section 5.6.3: tabs and spaces may follow a value. llhttp took one kind after chunked.
     if len(new) != 2:
         return False
-    if malformed and old[0] == new[0]:
-        return True  # llhttp's words were its own.
+    if malformed and (old[0] == new[0] or str(old[1]).endswith(" in url")):
+        return True  # llhttp's words were its own; and of several faults it saw that of the authority first.
     if "chunked is not the last" in new[1]:
         # RFC 9112 section 6.3: 400. llhttp let it pass with an upgrade or CONNECT, up to what was wrong next.
         return len(old) == 2 and re.search(rb"(?i)^connect |\nupgrade:", raw) is not None
@@ -264,9 +264,11 @@ class Comparison:
                 new: Outcome = error.status, error.detail
                 self.last[which] = NoHead
             else:
-                self._compare_again(raw, which, head)
                 new = outcome_of(head, head.take())
-                self.last[which] = head
+                if not exact:
+                    self._compare_again(raw, which, head)
+                    self.seen["changed"] += head is self.last[which]
+                    self.last[which] = head
                 said = (head.method, head.uri, "HTTP/1.0" if head.http10 else "HTTP/1.1")
                 assert said == tuple(new[0][key] for key in ("REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"))
             assert old == new or excused(old, new, raw), f"configuration {which}: {raw!r}\nold {old}\nnew {new}"
@@ -274,22 +276,28 @@ class Comparison:
         self.seen["quick"] += new_site._quick(raw, NoHead) is not None
 
     def _compare_again(self, raw: bytes, which: int, head: Head) -> None:
-        """Compare a head with the same one that follows it, and with its template."""
-        if len(raw) % 4 or head.template is not None or head.environ is None or not head.raw:
+        """Compare a head that is kept with the same one that follows it."""
+        if head.template is None:
             return
         site = self.sites[which][0]
-        kept = site.head(raw, head)
-        assert kept.template == head.environ
-        assert site.head(raw, kept) is kept
-        assert kept.take() == kept.take() == head.environ
-        assert kept.total == (head.size + head.length if 0 <= head.length <= 65_536 else -1)
+        one = head.take()
+        assert site.head(bytes(bytearray(raw)), head) is head
+        assert one == head.take() == head.template
+        assert one is not head.template
+        assert head.raw == raw
+        assert head.total == (head.size + head.length if 0 <= head.length <= 65_536 else -1)
 
 
 def run(count: int, seed: int) -> Counter[int | str]:
     """Compare ``count`` heads; return how many were taken, and how many refused with which status."""
     comparison, mutator = Comparison(), Mutator(seed)
+    before = [b""] * len(comparison.sites)
     for _ in range(count):
-        comparison.compare(mutator.head(), mutator.random.randrange(len(comparison.sites)))
+        which = mutator.random.randrange(len(comparison.sites))
+        raw = mutator.head(before[which])
+        comparison.compare(raw, which)
+        # A head that was refused ended its connection.
+        before[which] = raw if comparison.last[which] is not NoHead else b""
     return comparison.seen
 
 
@@ -298,6 +306,7 @@ def test_both_parsers_agree_on_mutated_heads_of_real_clients() -> None:
     assert {400, 413, 414, 417, 431, 500, 501, 505} <= set(seen), seen
     assert HEADS_TESTED / 4 < seen["taken"] < HEADS_TESTED * 3 / 4, seen
     assert HEADS_TESTED / 8 < seen["quick"] < seen["taken"], seen
+    assert seen["changed"] > HEADS_TESTED / 50, seen
 
 
 @pytest.mark.parametrize("raw", REAL)

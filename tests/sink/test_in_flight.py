@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.sink.loop import Pending
-from tests.sink.support import Sink, Store, once_closed, refused
+from tests.sink.support import Sink, Store, driver, once_closed, refused
 from tests.support import entries, wait_until
 from wsgi import metrics
 from wsgi.sink import link, waits
@@ -188,6 +188,25 @@ def test_a_level_that_only_some_ask_for_and_that_comes_late_does_not_open_the_ci
         assert not subject.circuit.state.open
         warm(subject)
     replica.process.send_signal(signal.SIGCONT)
+
+
+def test_a_level_that_cannot_connect_refused_everybody(pair: tuple[Store, Store], stream: str) -> None:
+    """Regression: where a slow fsync held up the connection of a level that one client asked for, all got 503."""
+    primary, _ = pair
+    subject = Sink(primary.url, stream, commit_timeout_ms=300)
+    subject.check()
+    warm(subject)
+    with subject.watcher._look_lock, socket.create_server(("127.0.0.1", 0)) as silent:
+        lane = subject.batches.lane(REPLICATED)
+        lane._link = Link(driver(f"redis://127.0.0.1:{silent.getsockname()[1]}", 300), lane._link.waits, REPLICATED)
+        assert subject.loop.finish(*begin(subject, b"r", level=REPLICATED)) == ["sink-unavailable"]
+        assert not subject.circuit.state.open
+        warm(subject)
+        # The level itself is refused at once, until the next look.
+        with refused("sink-unavailable", match="a commit at replicated failed just now"):
+            subject.batches.append([b"r"], REPLICATED)
+    subject.check()
+    subject.batches.append([b"r"], REPLICATED)
 
 
 @pytest.mark.parametrize("bound", ["bytes", "requests"])

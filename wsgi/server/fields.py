@@ -38,14 +38,14 @@ class FieldRules:
         self.fields_max: int = cfg.limit_request_fields or 100
         self.field_bytes_max: int = cfg.limit_request_field_size or 8190
         self._schemes = {environ_key(name): value for name, value in self.scheme_headers.items() if "_" not in name}
-        self._keys = {name: key for name, key in KEYS.items() if key not in self._schemes}
+        self.keys = {name: key for name, key in KEYS.items() if key not in self._schemes}
 
     def quick(self, environ: dict[str, Any], lines: list[str]) -> bool:
         """Add ordinary fields to the environ; return whether they all are, and are the first of their names.
 
         ``lines`` have no control characters, tabs included. If it is False, the environ is of no use.
         """
-        keys, expected = self._keys, len(environ) + len(lines)
+        keys, expected = self.keys, len(environ) + len(lines)
         rare = False
         for line in lines:
             name, colon, value = line.partition(":")

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from wsgi import metrics
 from wsgi.problems import SinkError
+from wsgi.sink.durability import NAMES
 
 log = logging.getLogger("inlet")
 
@@ -41,7 +42,7 @@ class CircuitState(NamedTuple):
     pressing: str | None = None
     """Reason of the last look's refusal; None once there is none."""
     unreachable: Mapping[int, SinkError] = MappingProxyType({})
-    """Levels above the default that cannot be reached now, and why. A level that is not here may be tried."""
+    """Levels above the default that are refused now, and why. A level that is not here may be tried."""
 
 
 class Circuit:
@@ -55,6 +56,7 @@ class Circuit:
         """Start closed, with an unheld lock: at construction, and in a forked child."""
         self._lock = threading.Lock()
         self.state = CircuitState()
+        self._failing_at: dict[int, str] = {}  # by level above the default: the reason that was logged
         self.opened = threading.Event()
         """Set while the circuit is open; the watcher waits for it."""
 
@@ -80,6 +82,27 @@ class Circuit:
         with self._lock:
             log.info("sink: commits succeed again")
             self.state = self.state._replace(failing=None)
+
+    def fail_at(self, level: int, error: SinkError) -> None:
+        """Refuse requests for a level above the default until the next look: a commit at this level has failed.
+
+        That says nothing of the others: a slow fsync or replica is no reason to refuse them.
+        """
+        with self._lock:
+            if self._failing_at.get(level) != error.reason:
+                self._failing_at[level] = error.reason
+                log.error("sink: commits at %s fail, reason=%s: %s", NAMES[level], error.reason, error.detail)
+            detail = f"not tried, since a commit at {NAMES[level]} failed just now: {error.detail}"
+            barred = {**self.state.unreachable, level: SinkError("sink-unavailable", detail)}
+            self.state = self.state._replace(unreachable=barred)
+
+    def succeed_at(self, level: int) -> None:
+        """Note that a commit at a level above the default succeeded."""
+        if level not in self._failing_at:
+            return
+        with self._lock:
+            log.info("sink: commits at %s succeed again", NAMES[level])
+            self._failing_at.pop(level, None)
 
     def look(
         self,

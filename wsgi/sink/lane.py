@@ -131,9 +131,12 @@ class Lane:
     def _refuses(self) -> bool:
         """Finish the open batch if a commit has failed since: another wait for the same store would help nobody."""
         state = self._circuit.state
-        if not state.open or state.refusal is None:
+        refusal = state.refusal if state.open else None
+        if refusal is None and not self._default:
+            refusal = state.unreachable.get(self.level)
+        if refusal is None:
             return False
-        self._finish(self._close(), state.refusal)
+        self._finish(self._close(), refusal)
         return True
 
     def _close(self) -> Batch:
@@ -207,8 +210,14 @@ class Lane:
 
     def _note(self, error: SinkError | None) -> None:
         """Count a commit's failure, and report its outcome to the circuit."""
+        circuit = self._circuit
         if error is not None:
             metrics.COMMITS_FAILED.labels(error.reason).inc()
-            self._circuit.fail(error)
+            if self._default:
+                circuit.fail(error)
+            else:
+                circuit.fail_at(self.level, error)
+        elif self._default:
+            circuit.succeed()
         else:
-            self._circuit.succeed()
+            circuit.succeed_at(self.level)
