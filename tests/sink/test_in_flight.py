@@ -15,6 +15,7 @@ from tests.sink.support import Sink, Store, driver, once_closed, refused
 from tests.support import entries, wait_until
 from wsgi import metrics
 from wsgi.sink import link, waits
+from wsgi.sink.batches import LARGE_BYTES
 from wsgi.sink.circuit import Circuit
 from wsgi.sink.durability import RECEIVED, REPLICATED, STORED
 from wsgi.sink.flight import Flight
@@ -25,6 +26,7 @@ HELD_SECONDS_MAX = 2.0
 """How long a call may hold the loop, on a machine with both cores busy. What would wait, waits for 20 s here."""
 LONG_MS = 20_000
 BULK = [b"%06d" % number + b"x" * 494 for number in range(10_000)]  # 5 MB
+LARGE = [b"y" * (LARGE_BYTES + 1)]
 
 
 def begin(subject: Sink, *lines: bytes, level: int = RECEIVED) -> list[Pending]:
@@ -36,6 +38,11 @@ def begin(subject: Sink, *lines: bytes, level: int = RECEIVED) -> list[Pending]:
 def warm(subject: Sink, level: int = RECEIVED) -> None:
     """Connect, with a first commit."""
     assert subject.loop.finish(*begin(subject, b"0", level=level)) == [None]
+
+
+def warm_large(subject: Sink) -> None:
+    """Connect the lane of large requests, with a first commit."""
+    assert subject.loop.finish(*subject.loop.begin(subject.batches.append(list(LARGE)))) == [None]
 
 
 def stored(client: Any, stream: str) -> list[bytes]:
@@ -121,6 +128,7 @@ def test_a_big_batch_to_a_stopped_store_holds_nobody_up_and_is_stored_whole(stor
     store = stores()
     subject = Sink(store.url, stream, commit_timeout_ms=LONG_MS, inflight_bytes_max=20_000_000)
     warm(subject)
+    warm_large(subject)
     store.process.send_signal(signal.SIGSTOP)
     subject.loop.longest_seconds = 0
     pending = subject.loop.begin(subject.batches.append(list(BULK)), subject.batches.append([b"last"]))
@@ -132,16 +140,29 @@ def test_a_big_batch_to_a_stopped_store_holds_nobody_up_and_is_stored_whole(stor
     store.process.send_signal(signal.SIGCONT)
     assert subject.loop.finish(*pending) == [None, None]
     assert subject.loop.longest_seconds < HELD_SECONDS_MAX
-    assert b"\n".join(stored(store.client, stream)).split(b"\n") == [b"0", *BULK, b"last"]
+    lines = b"\n".join(stored(store.client, stream)).split(b"\n")
+    lines.remove(b"last")  # over another connection, so before or behind the others
+    assert lines == [b"0", *LARGE, *BULK]
     found = dict(entries(store.client, stream))
     addresses = pending[0].ticket.addresses()
     assert [found[entry_id][b"r"].split(b"\n")[line] for entry_id, line in addresses[::999]] == BULK[::999]
 
 
+@pytest.mark.parametrize("level", [STORED, REPLICATED])
+def test_a_large_request_made_the_others_wait_on_their_connection(valkey: str, stream: str, level: int) -> None:
+    """Regression: the replies to small commits came behind those to 7 MB of others."""
+    batches = Sink(valkey, stream, inflight_bytes_max=20_000_000).batches
+    small, at_bound, large = (batches.append([b"x" * size], level)._lane for size in (1, LARGE_BYTES, LARGE_BYTES + 1))
+    assert small is at_bound is batches.lane(level)
+    assert large is batches.lane(level, large=True)
+    assert large is not small
+    assert large.level == small.level == level
+
+
 def test_entries_that_were_never_sent_are_not_unknown(stores: Any, stream: str) -> None:
     store = stores()
     subject = Sink(store.url, stream, commit_timeout_ms=500, inflight_bytes_max=20_000_000)
-    warm(subject)
+    warm_large(subject)
     store.process.send_signal(signal.SIGSTOP)
     tickets = [subject.batches.append(BULK[:2_000]), *(subject.batches.append(BULK[2_000:4_000]) for _ in range(4))]
     pending = subject.loop.begin(*tickets)

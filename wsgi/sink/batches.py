@@ -1,8 +1,8 @@
 """Batches: ``append`` takes a request's lines, and the request's ticket has them committed.
 
-What lives here: a request's place in its batch and its outcome there, the bounds of what is pending, and the lanes, one
-a durability level. What must not: HTTP, Redis, when a batch is sent (``lane``), whether records may be taken
-(``circuit``), what a batch holds (``batch``).
+What lives here: a request's place in its batch and its outcome there, the bounds of what is pending, and the lanes: two
+a durability level, since large requests have their own. What must not: HTTP, Redis, when a batch is sent (``lane``),
+whether records may be taken (``circuit``), what a batch holds (``batch``).
 
 A batch groups lines by destination, the store key of a stream. A commit writes one entry to each in one round trip, or
 several where the lines exceed ``entry_bytes_max``; a request that fits one entry is never spread over two. All requests
@@ -23,6 +23,10 @@ from wsgi.sink.durability import RECEIVED
 from wsgi.sink.lane import Lane
 from wsgi.sink.link import Link, Watching
 from wsgi.sink.watcher import Watcher
+
+LARGE_BYTES = 524_288
+"""Bytes of a request's lines above which it is committed over a connection of its own: the store takes milliseconds to
+read them, and replies in the order of what was sent."""
 
 
 class Ticket:
@@ -125,7 +129,7 @@ class Batches:
         self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
         self._lock = threading.Lock()  # guards the making of lanes
         self._lane = self._make(level)
-        self._lanes = {level: self._lane}  # by level, from the default on
+        self._lanes = {(level, False): self._lane}  # by level, from the default on, and whether for large requests
         os.register_at_fork(after_in_child=self._forget)
         if level == RECEIVED:
             watcher.after_look(self.settle)
@@ -144,20 +148,23 @@ class Batches:
 
     def settle(self) -> None:
         """Count what became of records answered at ``received`` whose replies have arrived since. Never waits."""
-        self._lane.settle()
+        for lane in list(self._lanes.values()):
+            if lane.level == RECEIVED:
+                lane.settle()
 
-    def lane(self, level: int) -> Lane:
-        """Return the lane of a level from the default on; it is made when first asked for.
+    def lane(self, level: int, *, large: bool = False) -> Lane:
+        """Return the lane of a level from the default on, or that of its large requests; it is made when first needed.
 
         Raises SinkError (``durability-unavailable``) if the level cannot be reached now.
         """
         unreachable = self._circuit.state.unreachable.get(level)
         if unreachable is not None:
             raise fresh(unreachable)
-        lane = self._lanes.get(level)
+        key = level, large
+        lane = self._lanes.get(key)
         if lane is None:
             with self._lock:
-                lane = self._lanes.get(level) or self._lanes.setdefault(level, self._make(level))
+                lane = self._lanes.get(key) or self._lanes.setdefault(key, self._make(level))
         return lane
 
     def append(self, lines: list[bytes], level: int = RECEIVED, destination: bytes | None = None) -> Ticket:
@@ -169,8 +176,11 @@ class Batches:
         refusal = self._circuit.state.refusal
         if refusal is not None:
             raise fresh(refusal)
-        lane = self._lane if level <= self._level else self.lane(level)
         size = len(lines[0]) if len(lines) == 1 else sum(map(len, lines))
+        if level <= self._level and size <= LARGE_BYTES:
+            lane = self._lane
+        else:
+            lane = self.lane(max(level, self._level), large=size > LARGE_BYTES)
         with lane.lock:
             batch = lane.open
             requests = batch.requests + lane.sent_requests
