@@ -178,6 +178,12 @@ def test_a_descriptor_is_watched_until_it_is_readable_or_late(server: Server, qu
         assert client.get("/watched" + query).json() == events
 
 
+def test_a_reset_behind_something_to_read_was_not_reported(server: Server) -> None:
+    """Regression: libuv stops polling a socket that has an error, and the reset was found at the deadline."""
+    with server.client() as client:
+        assert client.get("/reset").json() == ["readable 1", "readable ConnectionResetError"]
+
+
 def test_writable_comes_once_and_only_while_it_is_wanted(server: Server) -> None:
     with server.client() as client:
         assert client.get("/writable").json() == ["writable"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,33 @@ def watched(environ: WSGIEnvironment, start: StartResponse) -> Iterator[bytes]:
     pipe.close()
 
 
+def reset(environ: WSGIEnvironment, start: StartResponse) -> Iterator[bytes]:
+    """Watch a socket that has something to read, and then is reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        here = socket.create_connection(listener.getsockname())
+        there, _ = listener.accept()
+    seen: list[str] = []
+    future: concurrent.futures.Future[str] = concurrent.futures.Future()
+
+    def note(event: str) -> None:
+        try:
+            seen.append(f"{event} {len(here.recv(100))}")
+        except OSError as error:
+            seen.append(f"{event} {type(error).__name__}")
+            watch.close()
+            future.set_result("over")
+
+    watch = environ["phased.watch"](here.fileno(), note)
+    watch.deadline(20)
+    there.send(b"x")
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    there.close()
+    yield from _rest_until(environ, future)
+    here.close()
+    start("200 OK", [PLAIN])
+    yield json.dumps(seen).encode()
+
+
 def writable(environ: WSGIEnvironment, start: StartResponse) -> Iterator[bytes]:
     """Watch the writing end of a pipe: "writable" comes only while it is wanted."""
     reader, writer = os.pipe()
@@ -249,7 +277,7 @@ def noted(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
 ROUTES: dict[str, Callable[[Any, Any], Iterable[bytes]]] = {
     "gate": gate, "twice": twice, "thread": thread, "done": done_already, "no-future": no_future,
     "in-call": in_call, "no-future-in-call": no_future_in_call,
-    "fails": fails_after, "gives-way": gives_way, "watched": watched, "writable": writable,
+    "fails": fails_after, "gives-way": gives_way, "watched": watched, "reset": reset, "writable": writable,
     "bad-callback": bad_callback, "open": opened, "open-later": opens_later, "noted": noted,
 }  # fmt: skip
 

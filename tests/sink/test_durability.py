@@ -101,6 +101,22 @@ def test_a_level_that_cannot_be_reached_was_stored_all_the_same_and_reported_as_
     assert PROBLEMS["durability-unavailable"].retryable is False
 
 
+def test_replicated_without_the_right_to_wait_was_stored_and_answered_as_a_failure(
+    pair: tuple[Store, Store], stream: str
+) -> None:
+    """Regression: each request was stored, and told to try again."""
+    primary, _ = pair
+    primary.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+info")
+    subject = Sink(f"unix://adder:pw@{primary.path}", stream)
+    subject.check()
+    with refused("durability-unavailable", match="the store cannot promise replicated"):
+        subject.append([b"1"], REPLICATED)
+    unreachable(
+        Sink(f"unix://adder:pw@{primary.path}", stream, level=REPLICATED), primary.client, stream,
+        "the store cannot promise replicated",
+    )  # fmt: skip
+
+
 def test_a_level_may_be_tried_where_the_store_does_not_say_whether_it_can_be_reached(
     pair: tuple[Store, Store], stream: str
 ) -> None:

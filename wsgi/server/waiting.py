@@ -10,6 +10,7 @@ requests; with ``wait`` right before it, until a future is done.
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections.abc import Callable
 from threading import get_ident
@@ -76,9 +77,13 @@ class Waiting:
 
 
 class Watch:
-    """One file descriptor that is watched for an application. Always for reading, level-triggered."""
+    """One file descriptor that is watched for an application. Always for reading, level-triggered.
 
-    __slots__ = ("_callback", "_due", "_fd", "_loop", "_server", "_timer", "_timer_at", "_writes")
+    The loop polls an epoll that polls the descriptor: libuv stops polling a socket that has an error, such as a reset,
+    and would not tell that there is something to read.
+    """
+
+    __slots__ = ("_callback", "_due", "_epoll", "_fd", "_loop", "_server", "_timer", "_timer_at", "_writes")
 
     def __init__(self, server: ServerState, loop: Any, fd: int, callback: Callable[[str], object]) -> None:
         self._server, self._loop, self._fd = server, loop, fd
@@ -87,15 +92,25 @@ class Watch:
         self._due = math.inf
         self._timer: Any = None
         self._timer_at = 0.0
-        loop.add_reader(fd, self._note, READABLE)
+        self._epoll = select.epoll()
+        self._epoll.register(fd, select.EPOLLIN)
+        loop.add_reader(self._epoll.fileno(), self._ready)
 
     def want_write(self, wanted: bool) -> None:
         """Switch the event "writable"."""
-        if wanted and not self._writes and self._callback is not None:
-            self._loop.add_writer(self._fd, self._note, WRITABLE)
-        elif self._writes and not wanted:
-            self._loop.remove_writer(self._fd)
-        self._writes = wanted
+        if wanted != self._writes and self._callback is not None:
+            self._epoll.modify(self._fd, select.EPOLLIN | select.EPOLLOUT if wanted else select.EPOLLIN)
+            self._writes = wanted
+
+    def _ready(self) -> None:
+        if not self._writes:  # PERF: it can only be one thing.
+            self._note(READABLE)
+            return
+        for _, events in self._epoll.poll(0):
+            if events & ~select.EPOLLOUT:
+                self._note(READABLE)
+            if events & select.EPOLLOUT:
+                self._note(WRITABLE)
 
     def deadline(self, seconds: float | None) -> None:
         """Have "late" called once, ``seconds`` from now, unless this is called again before; None: not at all.
@@ -117,8 +132,8 @@ class Watch:
         if self._callback is None:
             return
         self._callback = None
-        self._loop.remove_reader(self._fd)
-        self.want_write(False)
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -70,6 +70,10 @@ class Waits:
     def _replica_fault(self, driver: Driver) -> SinkError | None:
         """Count the replicas that INFO replication calls online and that have not been silent for too long."""
         try:
+            driver.ask("WAIT", "0", "1")  # whether it is permitted: for no replica it replies at once
+        except redis.ResponseError as error:
+            return _unavailable("the store cannot promise replicated", error)
+        try:
             text = driver.ask("INFO", "replication").decode()
         except redis.ResponseError as error:
             if code_of(error) in PASSING:
