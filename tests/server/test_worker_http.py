@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as running:
+    # gunicorn's 2 s would close a connection whose client the busy machine holds up between two requests.
+    with Server("--keep-alive", "60") as running:
         yield running
 
 
