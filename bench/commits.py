@@ -11,13 +11,13 @@ how long that holds the loop.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import select
 import time
 from collections.abc import Callable
 from typing import Any
 
+from bench import micro
 from bench.store import STREAM, BenchStore
 from wsgi.sink.backpressure import Backpressure
 from wsgi.sink.batches import Batches
@@ -178,13 +178,5 @@ def run(rounds: int, commits: int = COMMITS) -> dict[str, float]:
     return best
 
 
-def main() -> None:
-    """Print a line a case."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=5)
-    for name, cost in run(arguments.parse_args().rounds).items():
-        print(f"{cost:8.2f} us  {name}")
-
-
 if __name__ == "__main__":
-    main()
+    micro.main(__doc__, run, rounds=5)

@@ -10,7 +10,6 @@ as in real traffic; ``agents`` alternates among 50 user agents and nothing else;
 
 from __future__ import annotations
 
-import argparse
 import gc
 import random
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable
 
 from gunicorn.config import Config
 
+from bench import micro
 from wsgi.server.head import Head, NoHead, Site
 
 HEADS = 300
@@ -108,13 +108,5 @@ def run(rounds: int) -> dict[str, float]:
     return best
 
 
-def main() -> None:
-    """Print a line a case."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=20)
-    for name, cost in run(arguments.parse_args().rounds).items():
-        print(f"{cost:7.2f} us  {name}")
-
-
 if __name__ == "__main__":
-    main()
+    micro.main(__doc__, run, rounds=20)

@@ -84,6 +84,11 @@ def interpreter(document: dict[str, Any]) -> str:
     return f"; Python {document['versions']['python']} built {build}" if build else ""
 
 
+def versions(document: dict[str, Any]) -> str:
+    """The versions of a result, as a sentence."""
+    return "Versions: " + ", ".join(f"{name} {text}" for name, text in document["versions"].items() if text) + "."
+
+
 def describe(store_version: str) -> dict[str, Any]:
     """Everything a reader needs to repeat a result."""
     return {

@@ -158,13 +158,13 @@ def run(rounds: int, calls: int = CALLS) -> dict[str, float]:
     return best
 
 
-def main() -> None:
-    """Print a line a case."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=5)
+def main(description: str | None, run: Callable[[int], dict[str, float]], rounds: int) -> None:
+    """Print a line a case, of this benchmark or another that has the same command line."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=rounds)
     for name, cost in run(arguments.parse_args().rounds).items():
-        print(f"{cost:7.2f} us  {name}")
+        print(f"{cost:8.2f} us  {name}")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, rounds=5)

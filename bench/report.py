@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import headline, picture, targets
+from bench import headline, machine, picture, targets
 from bench.figures import (
     OURS,
     P99,
@@ -149,7 +149,6 @@ def generator(runs: list[Run]) -> str:
 def markdown(document: dict[str, Any]) -> str:
     """Return the whole report."""
     runs = document["runs"]
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     parts = [
         "# Comparison",
         f"{headline.origin(document)}, interleaved; a ratio is the median of the rounds' ratios. "
@@ -168,7 +167,7 @@ def markdown(document: dict[str, Any]) -> str:
     if taken:
         total = document.get("elapsed_seconds", 0.0) / 60
         parts += ["## How the time was spent", f"{total:.1f} minutes in all.", "\n".join(taken)]
-    return "\n\n".join([*parts, f"Versions: {versions}."]) + "\n"
+    return "\n\n".join([*parts, machine.versions(document)]) + "\n"
 
 
 def write(document: dict[str, Any], path: Path) -> list[Path]:

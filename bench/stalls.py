@@ -136,7 +136,7 @@ def markdown(document: dict[str, Any]) -> str:
                 'Latencies are p50 / p99 / max. "Today" is the old tree, "after" the new one.',
                 "\n".join(lines),
                 FSYNC,
-                "Versions: " + ", ".join(f"{name} {text}" for name, text in document["versions"].items() if text) + ".",
+                machine.versions(document),
             ]
         )
         + "\n"

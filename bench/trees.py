@@ -125,7 +125,7 @@ def markdown(document: dict[str, Any]) -> str:
                 "interleaved. A ratio is the median of the rounds' ratios.",
                 "\n".join(lines),
                 "New over old in each round. " + "; ".join(each) + ".",
-                "Versions: " + ", ".join(f"{name} {text}" for name, text in document["versions"].items() if text) + ".",
+                machine.versions(document),
             ]
         )
         + "\n"

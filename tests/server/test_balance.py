@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.server.worker_server import Client, Server, request, until
+from tests.support import certificate
 from wsgi.server.balance import MANY, SLOTS, STALE_MS, Balance, Board, Patience, board_of, share
 
 PATIENT: dict[str, float] = {"balance_seconds": 50}
@@ -350,15 +350,10 @@ def test_more_workers_than_slots_take_connections_unasked() -> None:
 
 
 def test_a_handshake_that_failed_is_no_connection(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    cert, key = certificate(tmp_path)
     tls = ssl.create_default_context(cafile=cert)
     limits: dict[str, float] = {"connections_max": 2}
-    with Server("--certfile", str(cert), "--keyfile", str(key), limits=limits) as server:
+    with Server("--certfile", cert, "--keyfile", key, limits=limits) as server:
         for _ in range(5):
             with server.client() as client:
                 client.send(b"GET / HTTP/1.1\r\n\r\n")

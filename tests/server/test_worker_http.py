@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import ssl
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.server.worker_server import Client, Server, request, until
+from tests.support import certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -380,12 +380,7 @@ def test_it_serves_unix_sockets_and_several_binds() -> None:
 
 
 def test_it_serves_tls_with_gunicorns_settings(tmp_path: Path) -> None:
-    key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    cert, key = certificate(tmp_path)
     tls = ssl.create_default_context(cafile=cert)
     with Server("--certfile", cert, "--keyfile", key) as server:
         with server.client(tls=tls) as client:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
+
+from tests.support import certificate
 
 
 class Relay:
@@ -54,14 +55,9 @@ class Relay:
             sink.shutdown(socket.SHUT_RDWR)
 
 
-def certificate(directory: Path) -> tuple[ssl.SSLContext, str]:
-    """Make a certificate for localhost; return a server's context with it, and its path."""
-    key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+def tls_context(directory: Path) -> tuple[ssl.SSLContext, str]:
+    """Return a server's context with a certificate for localhost, and the path of that."""
+    cert, key = certificate(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     return context, cert

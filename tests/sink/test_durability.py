@@ -18,6 +18,12 @@ from wsgi.sink.link import UNREAD_REPLIES_MAX
 pytestmark = pytest.mark.usefixtures("driven")
 
 
+def adder(store: Store, stream: str, *rights: str) -> str:
+    """Make a user who may add to the stream, and has these rights; return the URL to connect with."""
+    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", *rights)
+    return f"unix://adder:pw@{store.path}"
+
+
 def test_synced_waits_for_the_append_only_file(stores: Any, stream: str) -> None:
     store = stores("--appendonly", "yes", "--appendfsync", "always")
     subject = Sink(store.url, stream, level=SYNCED)
@@ -46,8 +52,7 @@ def test_synced_over_a_store_that_does_not_fsync_always_is_refused(valkey: str, 
 
 def test_synced_where_the_setting_cannot_be_read_is_refused(stores: Any, stream: str) -> None:
     store = stores("--appendonly", "yes", "--appendfsync", "always")
-    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+waitaof")
-    subject = Sink(f"unix://adder:pw@{store.path}", stream, level=SYNCED)
+    subject = Sink(adder(store, stream, "+waitaof"), stream, level=SYNCED)
     unreachable(subject, store.client, stream, "CONFIG GET is refused")
 
 
@@ -106,23 +111,20 @@ def test_replicated_without_the_right_to_wait_was_stored_and_answered_as_a_failu
 ) -> None:
     """Regression: each request was stored, and told to try again."""
     primary, _ = pair
-    primary.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+info")
-    subject = Sink(f"unix://adder:pw@{primary.path}", stream)
+    url = adder(primary, stream, "+info")
+    subject = Sink(url, stream)
     subject.check()
     with refused("durability-unavailable", match="the store cannot promise replicated"):
         subject.append([b"1"], REPLICATED)
-    unreachable(
-        Sink(f"unix://adder:pw@{primary.path}", stream, level=REPLICATED), primary.client, stream,
-        "the store cannot promise replicated",
-    )  # fmt: skip
+    subject = Sink(url, stream, level=REPLICATED)
+    unreachable(subject, primary.client, stream, "the store cannot promise replicated")
 
 
 def test_a_level_may_be_tried_where_the_store_does_not_say_whether_it_can_be_reached(
     pair: tuple[Store, Store], stream: str
 ) -> None:
     primary, replica = pair
-    primary.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd", "+wait")
-    subject = Sink(f"unix://adder:pw@{primary.path}", stream)
+    subject = Sink(adder(primary, stream, "+wait"), stream)
     subject.check()
     subject.append([b"1"], REPLICATED).commit()
     assert replica.client.xlen(stream) == 1
@@ -308,8 +310,7 @@ def test_an_evicting_store_is_not_ready(stores: Any, stream: str) -> None:
 
 def test_a_user_who_may_only_add_is_ready(stores: Any, stream: str) -> None:
     store = stores()
-    store.client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", f"~{stream}", "+xadd")
-    url = f"unix://adder:pw@{store.path}"
+    url = adder(store, stream)
     subject = Sink(
         url, stream, entry_bytes_max=1_000, inflight_bytes_max=1_000, inflight_requests_max=10, backlog_max=10**6
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.sink.relay import Relay, certificate
+from tests.sink.relay import Relay, tls_context
 from tests.sink.support import Sink, Store, driver, refused
 from tests.support import entries
 from wsgi.sink.driver import Driver
@@ -55,7 +55,7 @@ def test_requests_and_replies_that_come_byte_by_byte(store: Store, stream: str) 
 def test_a_big_batch_is_written_in_parts_and_stored_once(
     tls: bool, store: Store, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context, cert = certificate(tmp_path) if tls else (None, "")
+    context, cert = tls_context(tmp_path) if tls else (None, "")
     relay = Relay(str(store.path), bytes_max=30_000, tls=context)
     url = f"rediss://localhost:{relay.port}?ssl_ca_certs={cert}" if tls else f"redis://127.0.0.1:{relay.port}"
     whole, parts = Wire.send, []
@@ -87,7 +87,7 @@ def test_a_big_batch_is_written_in_parts_and_stored_once(
 
 def test_more_than_one_read_of_replies_is_taken_in_one_go_over_tls(store: Store, stream: str, tmp_path: Path) -> None:
     """Bytes that TLS has decrypted and poll does not see are read too: nothing waits for a reply that is there."""
-    context, cert = certificate(tmp_path)
+    context, cert = tls_context(tmp_path)
     relay = Relay(str(store.path), tls=context)
     try:
         subject = driver(f"rediss://localhost:{relay.port}?ssl_ca_certs={cert}")
