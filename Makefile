@@ -5,7 +5,7 @@
 # make bench   build the benchmark's peers and run every comparison (40 minutes; needs Go, Rust and wrk)
 # make bench-quick   the loads and peers that show whether something became slower (5 minutes)
 # make faults  run the fault suite and print its table
-# make soak    ten minutes of load under random faults
+# make soak    ten minutes of load, random faults and killed consumers; SOAK_ARGS='--minutes 60 --seed 1' for others
 # make clean   remove the virtual environment and all caches
 
 PYTHON ?= python3
@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 GUNICORN_ARGS ?=
+SOAK_ARGS ?=
 # Most tests wait for a store, a server or a deadline, so more processes than cores pay off. TEST_PROCESSES=0 runs the
 # tests in one process, as a debugger needs it.
 TEST_PROCESSES ?= 4
@@ -47,7 +48,7 @@ faults: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults
 
 soak: $(VENV)/test.stamp
-	$(BIN)/python -m tests.faults.soak
+	$(BIN)/python -m tests.faults.soak $(SOAK_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis inlet.egg-info build

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from inlet.stream.limits import RecordLimits
+from wsgi import metrics
 from wsgi import settings as env
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
@@ -23,6 +24,7 @@ from wsgi.sink.link import Link
 from wsgi.sink.probe import Probe
 from wsgi.sink.waits import Waits
 from wsgi.sink.watcher import Watcher
+from wsgi.store.disk import Reserve
 
 settings = env.load(os.environ)
 level = LEVELS[settings.durability]
@@ -49,7 +51,9 @@ watcher = Watcher(
     circuit,
     Backpressure(backlog_max=settings.backlog_max, memory_percent_max=settings.memory_percent_max),
     level=level,
+    refill=None if settings.redis_url else Reserve(settings.data_dir, ahead=settings.fsync != "always").refill,
 )
+watcher.after_look(metrics.LATE.flush)
 batches = Batches(
     lambda level: Link(driver(), waits, level),
     circuit,

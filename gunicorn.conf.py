@@ -18,7 +18,8 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import Any, Literal, NoReturn
+import time
+from typing import Any, NoReturn
 
 from inlet.stream.errors import InletError
 from inlet.stream.place import redacted
@@ -56,6 +57,7 @@ from wsgi.receivers.pipeline import refuse_for_server  # noqa: E402
 from wsgi.server.limits import Limits  # noqa: E402
 from wsgi.store import keeper  # noqa: E402
 from wsgi.store.embedded import EmbeddedStore, embedded  # noqa: E402
+from wsgi.store.supervisor import Supervisor  # noqa: E402
 from wsgi.worker import PhasedWorker  # noqa: E402
 
 
@@ -71,8 +73,7 @@ except InletError as error:
 
 # A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
-fsync: Literal["everysec", "always"] = "always" if settings.durability == "synced" else "everysec"
-store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, fsync)
+store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, settings.fsync)
 
 PhasedWorker.configure(
     limits=Limits(
@@ -106,25 +107,22 @@ def on_starting(server: Any) -> None:
 
 
 def watch_store(server: Any, store: EmbeddedStore) -> None:
-    """Restart the store when it dies. gunicorn has no hook for this, but calls ``murder_workers`` once a second."""
-    murder_workers = server.murder_workers
-    reported = ""
+    """Restart the store when it dies. gunicorn has no hook for this, but calls ``murder_workers`` once a second.
+
+    Its reaper takes the status of every child; asked before that, the store knows its own.
+    """
+    supervisor = Supervisor(store)
+    murder_workers, reap_workers = server.murder_workers, server.reap_workers
 
     def watch() -> None:
-        nonlocal reported
-        # Not its status: gunicorn's reaper is usually first, and then nobody knows it.
-        if store.poll() is not None:
-            try:
-                store.start()
-                reported = ""
-                server.log.error("inlet: the store ended and was restarted; see %s", store.log_path)
-            except InletError as error:
-                if error.detail != reported:
-                    server.log.critical("inlet: the store ended: %s", error.detail)
-                reported = error.detail
+        supervisor.tick(time.monotonic())
         murder_workers()
 
-    server.murder_workers = watch
+    def reap() -> None:
+        store.poll()
+        reap_workers()
+
+    server.murder_workers, server.reap_workers = watch, reap
 
 
 def when_ready(server: Any) -> None:

@@ -54,11 +54,12 @@ def read(master: int) -> dict[str, int]:
     return sizes
 
 
-def _start(directory: Path, port: int) -> subprocess.Popen[bytes]:
+def start(directory: Path, port: int, **settings: str) -> subprocess.Popen[bytes]:
+    """Start Inlet on the embedded store in ``directory``, and wait until it has answered a record."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("INLET_")}
     for name in ("REDIS_URL", "PORT", "WEB_CONCURRENCY", "PROMETHEUS_MULTIPROC_DIR"):
         env.pop(name, None)
-    env["INLET_DATA_DIR"] = str(directory / "data")
+    env |= {"INLET_DATA_DIR": str(directory / "data"), **settings}
     words = ["--bind", f"127.0.0.1:{port}", "--workers", str(PROCESSES), "--log-level", "warning"]
     with open(directory / "inlet.log", "wb") as log:
         process = subprocess.Popen(
@@ -78,7 +79,8 @@ def _start(directory: Path, port: int) -> subprocess.Popen[bytes]:
         time.sleep(0.05)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Stop it, by force where it takes too long."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS_MAX)
@@ -92,7 +94,7 @@ def observe(requests: int, connections: int, step_seconds: int) -> list[dict[str
     directory = Path(tempfile.mkdtemp(prefix="inlet-memory-"))
     reserved = reserve_port()
     port = port_of(reserved)
-    process = _start(directory, port)
+    process = start(directory, port)
     try:
         readings: list[dict[str, Any]] = [{"requests": 0, "refused": 0, **read(process.pid)}]
         traffic = refused.mixed()
@@ -107,7 +109,7 @@ def observe(requests: int, connections: int, step_seconds: int) -> list[dict[str
             print(_line(readings[-1]), flush=True)
         return readings
     finally:
-        _end(process)
+        end(process)
         reserved.close()
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -95,12 +95,19 @@ INLET_WORKERS = {
 """gunicorn's options of Inlet's own rows."""
 
 
-def inlet(name: str, what: str, worker: tuple[str, ...], loads: frozenset[str] = ALL, tree: Path = ROOT) -> Peer:
+def inlet(
+    name: str,
+    what: str,
+    worker: tuple[str, ...],
+    loads: frozenset[str] = ALL,
+    tree: Path = ROOT,
+    app: str = "app:application",
+) -> Peer:
     """Return a row of Inlet itself, from the checkout ``tree``."""
 
     def command(place: Place) -> list[str]:
         bind = ("--bind", f"127.0.0.1:{place.port}", "--workers", str(PROCESSES))
-        return [sys.executable, "-m", "gunicorn", "app:application", "--log-level", "warning", *bind, *worker]
+        return [sys.executable, "-m", "gunicorn", app, "--log-level", "warning", *bind, *worker]
 
     return Peer(name, what, command, loads, CODED, env={"PYTHONPATH": str(tree)}, tree=tree)
 
@@ -150,8 +157,8 @@ def _webdis(place: Place) -> list[str]:
     return ["webdis", str(path)]
 
 
-def _constant(place: Place) -> list[str]:
-    return [sys.executable, str(SOURCES / "uvloop_constant" / "server.py")]
+def _uvloop(name: str) -> Callable[[Place], list[str]]:
+    return lambda place: [sys.executable, str(SOURCES / name / "server.py")]
 
 
 _VENV = BUILD / "venv" / "bin" / "python"
@@ -191,7 +198,19 @@ PEERS: dict[str, Peer] = {
             status=200,
             needs=Path("webdis"),
         ),
-        Peer("uvloop_constant", "bound: uvloop + httptools, a constant 202", _constant, _BOTH, CODED, stores=False),
+        Peer(
+            "uvloop_commit",
+            "bound: the least Python that stores a record, checks nothing",
+            _uvloop("uvloop_commit"),
+        ),
+        Peer(
+            "uvloop_constant",
+            "bound: uvloop + httptools, a constant 202",
+            _uvloop("uvloop_constant"),
+            _BOTH,
+            CODED,
+            stores=False,
+        ),
     )
 }
 

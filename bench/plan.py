@@ -83,10 +83,10 @@ def named(name: str) -> Load | None:
 _FEW = ("inlet", "go_goredis", "rust_redis")
 _MORE = ("inlet", "go_goredis", "go_rueidis", "rust_redis", "rust_commit", "py_fastapi", "py_flask", "granian")
 PLAN: tuple[tuple[Load, tuple[str, ...]], ...] = (
-    (Load(SINGLE, 64), (*_MORE, "inlet_gthread", "inlet_sync", "go_article", "uvloop_constant")),
+    (Load(SINGLE, 64), (*_MORE, "inlet_gthread", "inlet_sync", "go_article", "uvloop_commit", "uvloop_constant")),
     (Load(SINGLE, 256), _MORE),
-    (Load(SINGLE, 16), (*_FEW, "rust_commit")),
-    (Load(SINGLE, 4), (*_FEW, "rust_commit")),
+    (Load(SINGLE, 16), (*_FEW, "rust_commit", "uvloop_commit")),
+    (Load(SINGLE, 4), (*_FEW, "rust_commit", "uvloop_commit")),
     (Load(SINGLE, 64, FIXED), (*_FEW, "rust_commit", "rust_article", "webdis")),
     (Load(BULK, 4), _FEW),
     (Load(BULK, 16), (*_FEW, XADD_BOUND)),

@@ -2,8 +2,9 @@
 
 What lives here: starting and ending it, counting stored records. What must not: peers, loads.
 
-Configured as Inlet's embedded store is (append-only file, fsync every second), but for one thing: the append-only file
-is never rewritten, since a rewrite falls into some runs and not into others.
+Configured as Inlet's embedded store is (append-only file, no eviction), but for two things: it fsyncs every second by
+itself, as a store of one's own usually does, and the append-only file is never rewritten, since a rewrite falls into
+some runs and not into others.
 """
 
 from __future__ import annotations

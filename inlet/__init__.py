@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inlet.consumer.aio import AsyncReader
     from inlet.consumer.entries import Address, Bad, Entry
-    from inlet.consumer.errors import BadRecord, Stopped
+    from inlet.consumer.errors import BadRecord, HandlerTimeout, Stopped
     from inlet.consumer.options import Options
     from inlet.consumer.reader import Reader
     from inlet.consumer.session import Stats
@@ -31,6 +31,7 @@ _HOMES = {
     "BadRecord": "inlet.consumer.errors",
     "ConsumerError": "inlet.stream.errors",
     "Entry": "inlet.consumer.entries",
+    "HandlerTimeout": "inlet.consumer.errors",
     "Options": "inlet.consumer.options",
     "Reader": "inlet.consumer.reader",
     "Record": "inlet.stream.record",
@@ -47,6 +48,7 @@ __all__ = [
     "BadRecord",
     "ConsumerError",
     "Entry",
+    "HandlerTimeout",
     "Options",
     "Reader",
     "Record",

@@ -208,10 +208,40 @@ def test_a_long_value_is_cut_in_the_line() -> None:
     [
         ("INLET_DURABILITY", "bogus", "received, stored, synced, replicated; unset it for stored"),
         ("INLET_RETENTION_UNREAD", "foo", "keep, drop; unset it for keep"),
+        ("INLET_FSYNC", "no", "background, everysec, always; unset it for background"),
     ],
 )
 def test_a_word_that_is_no_choice_is_refused_with_the_choices(variable: str, value: str, values: str) -> None:
     assert fault({variable: value}) == f"{variable}={value!r} must be one of {values}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "fsync"),
+    [
+        ({}, "background"),
+        ({"INLET_DURABILITY": "received"}, "background"),
+        ({"INLET_DURABILITY": "synced"}, "always"),
+        ({"INLET_DURABILITY": "synced", "INLET_FSYNC": ""}, "always"),
+        ({"INLET_DURABILITY": "synced", "INLET_FSYNC": "always"}, "always"),
+        # A request may ask for synced then.
+        ({"INLET_DURABILITY": "stored", "INLET_FSYNC": "always"}, "always"),
+        ({"INLET_FSYNC": "everysec"}, "everysec"),
+    ],
+)
+def test_the_level_decides_who_fsyncs_unless_a_setting_does(environ: dict[str, str], fsync: str) -> None:
+    assert load(environ).fsync == fsync
+
+
+@pytest.mark.parametrize("fsync", ["background", "everysec"])
+def test_an_fsync_after_the_reply_contradicts_synced(fsync: str) -> None:
+    line = fault({"INLET_DURABILITY": "synced", "INLET_FSYNC": fsync})
+    assert line == f"INLET_FSYNC={fsync!r} contradicts INLET_DURABILITY=synced, which needs always; unset one of them"
+
+
+def test_fsync_is_refused_where_it_would_have_no_effect() -> None:
+    line = fault({"REDIS_URL": "redis://h", "INLET_FSYNC": "always"})
+    assert line.startswith("INLET_FSYNC='always' is for the embedded store; unset it, and set appendfsync ")
+    assert load({"REDIS_URL": "redis://h", "INLET_DURABILITY": "synced"})
 
 
 def test_retention_is_checked_with_the_other_settings() -> None:

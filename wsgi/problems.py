@@ -56,7 +56,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "sink-misconfigured": Problem(503, "The store refuses records until its operator acts", True),
     "durability-timeout": Problem(503, "The records are stored, but not yet as safely as asked", True),
     "durability-unavailable": Problem(503, "The store cannot provide the durability level", False),
-    "store-full": Problem(503, "The store's memory is nearly used up", True),
+    "store-full": Problem(503, "The store's memory or disk is nearly used up", True),
     "overloaded": Problem(503, "The service holds as many unfinished requests as it may", True),
     "version-not-supported": Problem(505, "The version of HTTP is not supported", False),
 }

@@ -111,6 +111,14 @@ class Settings(BaseSettings):
     ``appendfsync always``; the embedded store is then configured so. If unsure: keep the default; use ``synced`` where
     a power failure must not lose records."""
 
+    fsync: Literal["background", "everysec", "always"] = "background"
+    """Who fsyncs the embedded store's append-only file: ``background`` (a process of Inlet's, ten times a second),
+    ``everysec`` (the store, once a second), or ``always`` (the store, before it replies). Default: ``background``;
+    ``always`` with ``INLET_DURABILITY=synced``. Consequence: if the store is killed, ``background`` and ``always`` lose
+    nothing that was answered, and ``everysec`` can lose what arrived during an fsync. If the power fails,
+    ``background`` can lose a fraction of a second, ``everysec`` one or two seconds, and ``always`` nothing, at half of
+    the rate. Refused with ``REDIS_URL``. If unsure: leave it unset."""
+
     replicas: int = Field(1, ge=1, le=16)
     """Replicas that must have a record at the level ``replicated``. Default: 1. Consequence: with fewer connected,
     requests at that level get 503. If unsure: keep the default."""
@@ -240,6 +248,15 @@ class Settings(BaseSettings):
             raise _error("data_dir", str(path), "is not UTF-8; name a directory that is") from None
         return Path(os.path.abspath(path))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _synced_means_always(cls, given: Mapping[str, object]) -> Mapping[str, object]:
+        """Let ``synced`` change the default of ``fsync``: no other value keeps that promise."""
+        embedded = env_name("redis_url") not in given
+        if embedded and given.get(env_name("durability")) == "synced":
+            return {env_name("fsync"): "always", **given}
+        return given
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> Settings:
         if self.record_bytes_max > self.entry_bytes_max:
@@ -247,6 +264,12 @@ class Settings(BaseSettings):
             raise _error("record_bytes_max", str(self.record_bytes_max), f"{fault}; lower it, or raise the other")
         if self.durability == "replicated" and self.redis_url is None:
             raise _error("durability", self.durability, "needs replicas; the embedded store has none, so set REDIS_URL")
+        if self.redis_url is not None and "fsync" in self.model_fields_set:
+            fault = "is for the embedded store; unset it, and set appendfsync in the configuration of the store"
+            raise _error("fsync", self.fsync, f"{fault} at REDIS_URL")
+        if self.redis_url is None and self.durability == "synced" and self.fsync != "always":
+            fault = f"contradicts {env_name('durability')}=synced, which needs always; unset one of them"
+            raise _error("fsync", self.fsync, fault)
         if self.redis_url is None and (fault := place.data_dir_fault(self.data_dir) or ""):
             raise _error("data_dir", str(self.data_dir), fault)
         return self

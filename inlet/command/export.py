@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from inlet.command import common, output
-from inlet.command.read import reader, reader_options
+from inlet.command.read import reader, reader_options, stopping
 from inlet.consumer import export
 from inlet.consumer.formats import FORMATS
 from inlet.consumer.options import BOUNDS
-from inlet.consumer.stopping import STOP_SIGNALS, stopping_on
 
 DESCRIPTION = """Write a consumer group's records into files, rolled by size and age.
 
@@ -69,10 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         nonlocal total
         total += records
         progress.end()
-        output.say({"file": str(path), "records": records}, f"{path}: {records:,} records", arguments)
+        text = f"{path}: {records:,} records"
+        output.say({"file": str(path), "records": records}, text, arguments, lambda: flag.stopped)
 
     source = reader(arguments, where)
-    with source, stopping_on(source.stop, STOP_SIGNALS):
+    with source, stopping(source) as flag:
         exporter = export.Exporter(
             source, arguments.to, where.stream, suffix=arguments.format, roll_bytes=int(arguments.roll_mib * 2**20),
             roll_seconds=arguments.roll_seconds, wrote=wrote, grew=lambda records: progress.show(total + records),

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from inlet.command import common, output
-from inlet.consumer import claims
 from inlet.consumer.stopping import STOP_SIGNALS, StopFlag, stopping_on
 from inlet.stream.client import StoreClient, named
 from inlet.stream.entry import FIELD_COUNT
 from inlet.stream.errors import StoreAway
-from inlet.stream.keeper import group_rows
-from inlet.stream.keys import dead_key
+from inlet.stream.groups import group_rows
+from inlet.stream.keys import dead_key, keeper_key
+from inlet.stream.retention import Hold, Retention
+from inlet.stream.trimming import Lease, portion
 
 DESCRIPTION = """Show how far behind each group is: per partition, group and consumer.
 
@@ -27,6 +28,9 @@ DESCRIPTION = """Show how far behind each group is: per partition, group and con
   records    estimated records in both, from the size of a few entries
   oldest     age of the oldest entry that is not acked
   deliveries highest delivery count among the first pending entries
+
+The group below the table keeps the oldest entries from being trimmed. A group that was seen before and is missing from
+the store keeps all of them; see `inlet groups`.
 
   inlet lag
   inlet lag --watch
@@ -50,7 +54,11 @@ class Consumer:
 
 @dataclass
 class Row:
-    """One group on one partition. ``unread`` is None if the store does not know it."""
+    """One group on one partition. ``unread`` is None if the store does not know it.
+
+    ``missing``: the group is remembered, and the store does not have it. ``holds_back``: it keeps the oldest entries
+    that are kept, so nothing after what it has acked can be trimmed.
+    """
 
     partition: int
     key: str
@@ -61,6 +69,8 @@ class Row:
     oldest_ms: int | None
     deliveries: int
     dead: int
+    missing: bool = False
+    holds_back: bool = False
     consumers: list[Consumer] = field(default_factory=list)
 
 
@@ -106,16 +116,21 @@ def rows(client: StoreClient, where: common.Target, only: str | None) -> list[Ro
     for partition, key in enumerate(where.keys):
         now, dead = client.many([("TIME",), ("XLEN", dead_key(key))])
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
-        for group in group_rows(client, key):
-            name = bytes(group["name"]).decode(errors="replace")
-            if only is None or name == only:
-                found.append(_row(client, partition, key, name, group, now_ms, int(dead)))
+        state = portion(client, key, Retention(), Lease(keeper_key(key)))
+        groups = group_rows(client, key)
+        here = [_row(client, partition, key, group, now_ms, int(dead)) for group in groups]
+        lost = state.groups - {bytes(group["name"]) for group in groups}
+        for group in sorted(lost):
+            name = group.decode(errors="replace")
+            here.append(Row(partition, key, name, None, 0, None, None, 0, int(dead), missing=True))
+        for row in here:
+            row.holds_back = row.group == state.held.group and (row.missing or row.oldest_ms is not None)
+        found += [row for row in here if only in (None, row.group)]
     return found
 
 
-def _row(
-    client: StoreClient, partition: int, key: str, name: str, group: dict[str, Any], now_ms: int, dead: int
-) -> Row:
+def _row(client: StoreClient, partition: int, key: str, group: dict[str, Any], now_ms: int, dead: int) -> Row:
+    name = bytes(group["name"])
     last = bytes(group["last-delivered-id"]).decode()
     summary, sample, members = client.many(
         [
@@ -136,17 +151,17 @@ def _row(
     counts = [_records(fields) for _, fields in sample]
     mean = sum(counts) / len(counts) if counts else 0
     return Row(
-        partition, key, name, None if unread is None else int(unread), pending,
+        partition, key, name.decode(errors="replace"), None if unread is None else int(unread), pending,
         None if unread is None else round((int(unread) + pending) * mean),
         max(0, now_ms - min(map(output.entry_ms, oldest))) if oldest else None,
-        max((consumer.deliveries for consumer in consumers), default=0), dead, consumers,
+        max((consumer.deliveries for consumer in consumers), default=0), dead, consumers=consumers,
     )  # fmt: skip
 
 
-def _consumer(client: StoreClient, key: str, group: str, member: dict[str, Any]) -> Consumer:
+def _consumer(client: StoreClient, key: str, group: bytes, member: dict[str, Any]) -> Consumer:
     name, pending = bytes(member["name"]), int(member["pending"])
     waiting = client.one("XPENDING", key, group, "-", "+", PENDING_SCAN, name) if pending else []
-    deliveries = max((row.deliveries for row in claims.pending(waiting)), default=0)
+    deliveries = max((int(row[3]) for row in waiting), default=0)
     return Consumer(name.decode(errors="replace"), pending, int(member["idle"]), deliveries)
 
 
@@ -162,7 +177,8 @@ def show(found: list[Row], arguments: argparse.Namespace) -> None:
         output.write(b"".join(output.line(asdict(row)) for row in found))
         return
     head = "PARTITION  GROUP / CONSUMER            UNREAD   PENDING   RECORDS    OLDEST  DELIVERIES   DEAD"
-    text = [head] if found else ["no group has read this stream yet; try: inlet read --group G"]
+    who = "no group has" if arguments.group is None else f"group {arguments.group!a} has not"
+    text = [head] if found else [f"{who} read this stream yet; try: inlet read --group G"]
     for row in found:
         text.append(
             f"{row.partition:>9}  {output.printable(row.group)[:24]:<24}{_count(row.unread):>10}{row.pending:>10,}"
@@ -173,6 +189,9 @@ def show(found: list[Row], arguments: argparse.Namespace) -> None:
                 f"{'':>9}    {output.printable(consumer.name)[:22]:<22}{'':>10}{consumer.pending:>10,}{'':>10}"
                 f"{'':>10}{consumer.deliveries:>12}   idle {output.age(consumer.idle_ms)}"
             )
+    for row in found:
+        if row.holds_back:
+            text.append(f"{row.key}: {Hold('missing' if row.missing else 'behind', row.group).words()}")
     live = arguments.watch is not None and sys.stdout.isatty()
     output.write((("\x1b[H\x1b[2J" if live else "") + "\n".join(text) + "\n").encode(errors="replace"))
 

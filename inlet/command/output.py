@@ -17,6 +17,7 @@ from typing import Any
 
 import ujson
 
+from inlet.consumer.stopping import WAIT_SLICE_SECONDS
 from inlet.stream.record import Record
 
 PROGRESS_SECONDS = 0.5
@@ -37,23 +38,35 @@ def line(value: dict[str, Any]) -> bytes:
         return ujson.dumps(value, ensure_ascii=True, escape_forward_slashes=False).encode() + b"\n"
 
 
-def write(data: bytes, before_waiting: Callable[[], object] | None = None) -> None:
-    """Write all of ``data`` to stdout; the kernel has it when this returns. Raises BrokenPipeError.
-
-    ``before_waiting`` is called if the write would wait for the reader of a pipe.
-    """
+def write(data: bytes) -> None:
+    """Write all of ``data`` to stdout; the kernel has it when this returns. Raises BrokenPipeError."""
     view = memoryview(data)
-    if before_waiting is None or stat.S_ISREG(os.fstat(1).st_mode):
-        while view:
-            view = view[os.write(1, view) :]
-        return
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def write_lines(data: bytes, before_waiting: Callable[[], object], stopped: Callable[[], bool]) -> bool:
+    """Do as ``write``; return False if stopped while the reader of a pipe keeps this waiting, with a part written.
+
+    ``before_waiting`` is called whenever that reader is slow. Lines of up to PIPE_BUF bytes (4 KiB) are written whole
+    or not at all.
+    """
+    if stat.S_ISREG(os.fstat(1).st_mode):
+        write(data)
+        return True
     poller = select.poll()
     poller.register(1, select.POLLOUT)
-    while view:
+    done = 0
+    while done < len(data):
         if not poller.poll(0):
             before_waiting()
+            while not poller.poll(WAIT_SLICE_SECONDS * 1000):
+                if stopped():
+                    return False
         # POLLOUT promises no more than PIPE_BUF bytes; a longer write could wait in the middle.
-        view = view[os.write(1, view[: select.PIPE_BUF]) :]
+        end = data.rfind(b"\n", done, done + select.PIPE_BUF) + 1 or done + select.PIPE_BUF
+        done += os.write(1, data[done:end])
+    return True
 
 
 def check_pipe() -> None:
@@ -64,9 +77,12 @@ def check_pipe() -> None:
         raise BrokenPipeError(errno.EPIPE, "the reader of the pipe is gone")
 
 
-def say(value: dict[str, Any], text: str, arguments: argparse.Namespace) -> None:
-    """Print one result: as JSON with ``--json``, else as text."""
-    write(line(value) if arguments.json else text.encode(errors="replace") + b"\n")
+def say(
+    value: dict[str, Any], text: str, arguments: argparse.Namespace, stopped: Callable[[], bool] = lambda: False
+) -> None:
+    """Print one result: as JSON with ``--json``, else as text. Left out if stopped while nobody reads the pipe."""
+    data = line(value) if arguments.json else text.encode(errors="replace") + b"\n"
+    write_lines(data, lambda: None, stopped)
 
 
 def warn(text: str) -> None:

@@ -6,16 +6,19 @@ What lives here: as above. What must not: decisions about entries, which are the
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
-import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 from inlet.command import common, output
+from inlet.command.programs import Program, RunLimits
 from inlet.consumer.entries import Entry
+from inlet.consumer.errors import Stopped
 from inlet.consumer.options import Options
 from inlet.consumer.reader import Reader
-from inlet.consumer.stopping import STOP_SIGNALS, stopping_on
+from inlet.consumer.stopping import STOP_SIGNALS, StopFlag, stopping_on
 from inlet.stream.errors import ConsumerError
 
 READ = """Print a group's records, one JSON object a line: event_id, timestamp, service, message, metadata.
@@ -29,13 +32,26 @@ again: delivery is at least once. Several processes in one group share the strea
 """
 EXEC = """Run CMD for each entry with its records on stdin (NDJSON, as `read` prints); exit status 0 acks the entry.
 
-After any other status the entry is retried, each time after twice the wait; after --deliveries-max deliveries its
-records become dead letters (`inlet dead list`). CMD's environment has CONSUMER_STREAM, CONSUMER_GROUP,
-CONSUMER_PARTITION, CONSUMER_ENTRY_ID and CONSUMER_DELIVERIES.
+Any other status is a failed attempt, and so is a run longer than --timeout. The entry is retried, each time after twice
+the wait. After --attempts-max attempts it is retried in halves, down to single records; those that still fail become
+dead letters (`inlet dead list`). CMD's environment has CONSUMER_STREAM, CONSUMER_GROUP, CONSUMER_PARTITION,
+CONSUMER_ENTRY_ID, CONSUMER_LINES (first and last, such as 0-99), CONSUMER_ATTEMPT (1 for the first) and
+CONSUMER_DELIVERIES.
+
+CMD is over when its process exits; whatever it leaves in its process group is then killed. After TERM or Ctrl-C, CMD
+may take --grace seconds to finish; then it is ended and its entry handed back, with no attempt counted. A second signal
+ends it at once.
 
   inlet exec --group mail -- ./send-mail.sh
   inlet exec --group copy -- sh -c 'cat >> copy.ndjson'
+  inlet exec --group slow --timeout 600 --claim-idle 900 -- ./transcode
 """
+GRACE_SECONDS = 10.0
+"""Seconds a program may take to finish after TERM: what Docker and most supervisors wait before they kill."""
+GRACE_SECONDS_MAX = 86_400.0
+"""Bound of ``--grace`` (a day): a longer stop is a mistake."""
+TIMEOUT_SHARE = 0.75
+"""Default deadline of a program, as a share of ``--claim-idle``: after that, another consumer may take the entry."""
 
 
 def register(commands: Any) -> None:
@@ -55,6 +71,14 @@ def register(commands: Any) -> None:
     )
     reader_options(execute)
     execute.add_argument("--once", action="store_true", help="stop when there is nothing more right now")
+    execute.add_argument(
+        "--timeout", type=float, metavar="SECONDS",
+        help=f"end CMD after so long, as a failed attempt; default: {TIMEOUT_SHARE:g} times --claim-idle",
+    )  # fmt: skip
+    execute.add_argument(
+        "--grace", type=float, default=GRACE_SECONDS, metavar="SECONDS",
+        help="how long CMD may take to finish after TERM or Ctrl-C; default: %(default)g",
+    )  # fmt: skip
     common.target_options(execute)
     execute.add_argument("program", nargs="+", metavar="CMD", help="after --: the program and its arguments")
     execute.set_defaults(run=run_exec)
@@ -76,8 +100,8 @@ def reader_options(parser: argparse.ArgumentParser, *, group: bool = True) -> No
         help="claim what another consumer has not acked for so long; default: %(default)s",
     )  # fmt: skip
     parser.add_argument(
-        "--deliveries-max", type=int, default=defaults.deliveries_max, metavar="N",
-        help="deliveries before a failing record becomes a dead letter; default: %(default)s",
+        "--attempts-max", type=int, default=defaults.attempts_max, metavar="N",
+        help="failed attempts before a record becomes a dead letter; default: %(default)s",
     )  # fmt: skip
 
 
@@ -89,7 +113,7 @@ def reader(arguments: argparse.Namespace, where: common.Target) -> Reader:
             start=arguments.start,
             claim_idle_ms=idle_ms,
             claim_idle_ms_max=max(Options.claim_idle_ms_max, idle_ms),
-            deliveries_max=arguments.deliveries_max,
+            attempts_max=arguments.attempts_max,
         )
     except ValueError as error:
         raise common.Usage(str(error)) from None
@@ -102,18 +126,34 @@ def reader(arguments: argparse.Namespace, where: common.Target) -> Reader:
     )
 
 
+@contextlib.contextmanager
+def stopping(source: Reader) -> Iterator[StopFlag]:
+    """Stop ``source`` on TERM or INT, and yield a flag that says so; a second signal raises KeyboardInterrupt."""
+    flag = StopFlag()
+
+    def stop() -> None:
+        flag.stop()
+        source.stop()
+
+    with stopping_on(stop, STOP_SIGNALS):
+        yield flag
+
+
 def run_read(arguments: argparse.Namespace) -> int:
     """Run ``read``."""
     source = reader(arguments, common.target(arguments, os.environ))
     left = arguments.count
-    with source, stopping_on(source.stop, STOP_SIGNALS):
+    with source, stopping(source) as flag:
         for entry in source.entries(forever=not arguments.once, idle=output.check_pipe):
+            written = False
             try:
                 # A write may wait for the pipe's reader; entries that are done must not wait with it for their ack.
-                output.write(lines(entry, arguments.address), before_waiting=source.flush)
-            except BaseException:
-                source.give_back(entry)
-                raise
+                written = output.write_lines(lines(entry, arguments.address), source.flush, lambda: flag.stopped)
+            finally:
+                if not written:
+                    source.give_back(entry)
+            if not written:
+                break
             source.ack(entry)
             if left is not None:
                 left -= len(entry.records)
@@ -132,33 +172,57 @@ def lines(entry: Entry, address: bool = False) -> bytes:
 def run_exec(arguments: argparse.Namespace) -> int:
     """Run ``exec``."""
     where = common.target(arguments, os.environ)
-    program = shutil.which(arguments.program[0])
-    if program is None:
+    executable = shutil.which(arguments.program[0])
+    if executable is None:
         raise common.Usage(f"program not found: {output.printable(arguments.program[0])}")
+    words, limits = [executable, *arguments.program[1:]], program_limits(arguments)
     source = reader(arguments, where)
+    broken: list[OSError] = []
+    with stopping(source) as flag, contextlib.closing(Program(words, limits, lambda: flag.stopped)) as program:
 
-    def handle(entry: Entry) -> None:
-        about = {
-            "CONSUMER_STREAM": where.stream,
-            "CONSUMER_GROUP": arguments.group,
-            "CONSUMER_PARTITION": str(entry.partition),
-            "CONSUMER_ENTRY_ID": entry.entry_id,
-            "CONSUMER_DELIVERIES": str(entry.deliveries),
-        }
-        # A group of its own: a terminal's Ctrl-C stops this process after the entry, not the program within it.
-        process = subprocess.Popen(
-            arguments.program, executable=program, stdin=subprocess.PIPE, env={**os.environ, **about}, process_group=0
-        )
-        # A program need not read all of its input; its status decides. communicate() ignores the broken pipe.
-        process.communicate(lines(entry))
-        if process.returncode:
-            raise ConsumerError(f"{output.printable(arguments.program[0])} exited with status {process.returncode}")
+        def handle(entry: Entry) -> None:
+            try:
+                program.run(lines(entry), about(entry, where.stream, arguments.group))
+            except OSError as error:
+                # No fault of the entry: the program is gone, or the machine has no process to spare.
+                broken.append(error)
+                raise Stopped("the program cannot be started") from None
 
-    stats = source.run_entries(handle, forever=not arguments.once)
+        stats = source.run_entries(handle, forever=not arguments.once, signals=())
     if arguments.json:
         output.write(output.line(vars(stats)))
+    if broken:
+        raise ConsumerError(f"{output.printable(executable)}: {broken[0].strerror}; its entry was handed back")
     # A run without --once has logged failures, and may have handled the entries since.
     return common.FAILED if arguments.once and (stats.dead or stats.failed) else common.OK
+
+
+def program_limits(arguments: argparse.Namespace) -> RunLimits:
+    """Return the deadline and the grace. Raises Usage."""
+    idle, timeout = arguments.claim_idle, arguments.timeout
+    if timeout is None:
+        timeout = idle * TIMEOUT_SHARE
+    elif not 0 < timeout < idle:
+        raise common.Usage(
+            f"--timeout {timeout:g} must be above 0 and below --claim-idle {idle:g}: after that, another consumer takes"
+            " the entry. Raise --claim-idle for a program that takes longer"
+        )
+    if not 0 <= arguments.grace <= GRACE_SECONDS_MAX:
+        raise common.Usage(f"--grace must be from 0 to {GRACE_SECONDS_MAX:g}")
+    return RunLimits(timeout, arguments.grace)
+
+
+def about(entry: Entry, stream: str, group: str) -> dict[str, str]:
+    """Return what a program's environment says of its entry."""
+    return {
+        "CONSUMER_STREAM": stream,
+        "CONSUMER_GROUP": group,
+        "CONSUMER_PARTITION": str(entry.partition),
+        "CONSUMER_ENTRY_ID": entry.entry_id,
+        "CONSUMER_LINES": "{}-{}".format(*entry.span),
+        "CONSUMER_ATTEMPT": str(entry.attempt),
+        "CONSUMER_DELIVERIES": str(entry.deliveries),
+    }
 
 
 def _whole(text: str) -> int:

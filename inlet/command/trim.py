@@ -13,15 +13,16 @@ from inlet.command import common, output
 from inlet.consumer.errors import Unsafe
 from inlet.consumer.stopping import STOP_SIGNALS, StopFlag, stopping_on
 from inlet.stream.errors import StoreAway
-from inlet.stream.keeper import KEEP_EVERY_SECONDS, LEASE_MS, Keeper, Kept
-from inlet.stream.retention import Plan, retention
+from inlet.stream.keeper import KEEP_EVERY_SECONDS, Forecast, Keeper, Kept
+from inlet.stream.retention import retention
+from inlet.stream.trimming import LEASE_MS
 
 DESCRIPTION = """Trim the stream to INLET_RETENTION, or to --retention.
 
-Only entries that every group has acked are removed. Nothing is trimmed from a stream that no group has read. If
-unread entries alone exceed a bound, they stay and the exit code is 4, unless --unread drop (or
-INLET_RETENTION_UNREAD=drop) allows removing them. One process trims at a time; a lease in the store makes the others
-wait.
+Only entries that every group has acked are removed. Nothing is trimmed from a stream that no group has read, nor
+while a group that was seen before is missing from the store (see `inlet groups`). If unread entries alone exceed a
+bound, they stay and the exit code is 4, unless --unread drop (or INLET_RETENTION_UNREAD=drop) allows removing them.
+One process trims at a time; a lease in the store makes the others wait.
 
   inlet trim --retention age=7d
   inlet trim --retention entries=1000000,memory=2gb --dry-run
@@ -39,8 +40,9 @@ def register(commands: Any) -> None:
     parser.add_argument("--unread", choices=("keep", "drop"), help="what to do with unread entries over a bound")
     parser.add_argument("--watch", action="store_true", help="repeat until stopped")
     parser.add_argument(
-        "--every", type=float, default=KEEP_EVERY_SECONDS, metavar="SECONDS", help="with --watch; default: 10"
-    )
+        "--every", type=float, default=KEEP_EVERY_SECONDS, metavar="SECONDS",
+        help=f"with --watch; default: {KEEP_EVERY_SECONDS:g}",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
     common.target_options(parser)
     parser.set_defaults(run=run)
@@ -61,11 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     progress = output.Progress("trimmed")
     keeper = Keeper(client, where.keys, keep, publish=arguments.watch, trimmed=progress.show)
     if arguments.dry_run:
-        for key, plan in keeper.look().items():
-            _say_plan(key, plan, arguments)
+        for key, found in keeper.look().items():
+            _say_forecast(key, found, arguments)
         return common.OK
     if arguments.watch:
-        return watch(keeper, arguments)
+        return watch(keeper, progress, arguments)
     kept = keeper.tick()
     progress.end()
     if kept is None:
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     return common.UNSAFE if any(row.full for row in kept) else common.OK
 
 
-def watch(keeper: Keeper, arguments: argparse.Namespace) -> int:
+def watch(keeper: Keeper, progress: output.Progress, arguments: argparse.Namespace) -> int:
     """Trim until stopped; wait for a store that is away, and for another keeper's lease."""
     flag = StopFlag()
     away = waiting = False
@@ -84,7 +86,9 @@ def watch(keeper: Keeper, arguments: argparse.Namespace) -> int:
         while not flag.stopped:
             try:
                 kept = keeper.tick()
+                progress.end()
             except StoreAway as error:
+                progress.end()
                 if not away:
                     output.warn(f"waiting for the store: {error.detail}")
                 away, kept = True, []
@@ -107,19 +111,19 @@ def _say(row: Kept, arguments: argparse.Namespace) -> None:
     if row.dropped:
         text += f"; {row.dropped:,} UNREAD entries dropped"
     if row.full:
-        text += "; full of entries that some group has not acked; see `inlet lag`"
-    output.say(row._asdict(), text, arguments)
+        text += "; full of entries that some group has not acked"
+    if row.full or row.held.kind == "missing":
+        text += f"; {row.held.words()}"
+    output.say({**row._asdict(), "held": row.held._asdict()}, text, arguments)
 
 
-def _say_plan(key: str, plan: Plan, arguments: argparse.Namespace) -> None:
-    rows = [
-        {"below": f"{item.below[0]}-{item.below[1]}", "entries_max": item.most, "unread": item.unread}
-        for item in plan.trims
-    ]
-    words = [
-        f"{'unread' if row['unread'] else 'acked'} entries below {row['below']}"
-        + (f", {row['entries_max']:,} at most" if row["entries_max"] is not None else "")
-        for row in rows
-    ]
-    text = f"{key}: would trim {'; '.join(words) or 'nothing'}{'; is full of unread entries' if plan.full else ''}"
-    output.say({"key": key, "trims": rows, "full": plan.full}, text, arguments)
+def _say_forecast(key: str, found: Forecast, arguments: argparse.Namespace) -> None:
+    about = "about " if found.estimated else ""
+    text = f"{key}: would trim {about}{found.trimmed:,} entries"
+    if found.dropped:
+        text += f" and drop {about}{found.dropped:,} UNREAD entries"
+    if found.full:
+        text += "; would stay full of entries that some group has not acked"
+    if found.full or found.held.kind == "missing":
+        text += f"; {found.held.words()}"
+    output.say({"key": key, **found._asdict(), "held": found.held._asdict()}, text, arguments)

@@ -4,6 +4,7 @@
 ``session``          one consumer's life as ``steps`` that a reader performs
 ``handling``         what an exception of a handler leads to; ``deadletter`` the layout of a dead letter
 ``entries``          decoding; ``dedup`` leaving out duplicates
-``claims``, ``readahead``, ``acks``, ``backoff``, ``names``  the session's decisions, pure
+``notes``, ``scripts``       what is kept of failed attempts, and what the store does in one step
+``readahead``, ``acks``, ``backoff``, ``names``  the session's decisions, pure
 ``export``, ``formats``  a group's records as files
 """

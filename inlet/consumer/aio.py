@@ -15,6 +15,7 @@ from typing import Any, Literal
 from inlet.consumer import handling
 from inlet.consumer.aio_client import AsyncStoreClient
 from inlet.consumer.base import ReaderBase
+from inlet.consumer.deadline import limited_async
 from inlet.consumer.entries import Entry
 from inlet.consumer.errors import Stopped
 from inlet.consumer.session import Stats
@@ -54,7 +55,7 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
 
     async def ack(self, entry: Entry) -> None:
         """Do as ``Reader.ack``."""
-        if entry.bad:
+        if entry.bad or entry.note is not None:
             await self._perform(self._session.bury(entry, entry.bad))
         elif self._session.ack(entry):
             await self._perform(self._session.flush())
@@ -72,8 +73,10 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
     ) -> Stats:
         """Do as ``Reader.run``, with a coroutine function; one record after the other."""
 
+        handle = limited_async(handle, self._session.options.handle_timeout_ms)
+
         async def each(entry: Entry) -> bool:
-            if entry.deliveries > 1:
+            if not handling.first(entry):
                 return await self._perform(handling.records(self._session, entry), handle)
             done = 0
             try:
@@ -98,6 +101,8 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
     ) -> Stats:
         """Do as ``Reader.run_entries``, with a coroutine function."""
 
+        handle = limited_async(handle, self._session.options.handle_timeout_ms)
+
         async def each(entry: Entry) -> bool:
             return await self._perform(handling.whole(self._session, entry), handle)
 
@@ -108,10 +113,20 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
     ) -> Stats:
         loop = asyncio.get_running_loop()
         caught: list[signal.Signals] = []
+
+        def stop() -> None:
+            restore()
+            self.stop()
+
+        def restore() -> None:
+            # A second signal has its former effect, so that it ends a handler that hangs.
+            while caught:
+                loop.remove_signal_handler(caught.pop())
+
         for number in signals:
             # Not the main thread, or not Unix: whoever runs the loop must call stop.
             with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, stop)
                 caught.append(number)
         try:
             async with self:
@@ -122,8 +137,7 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
                     except Stopped:
                         break
         finally:
-            for number in caught:
-                loop.remove_signal_handler(number)
+            restore()
         return self.stats
 
     async def close(self) -> None:
@@ -141,14 +155,24 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
         await self.close()
         return False
 
-    async def _perform(self, steps: Steps[T], handle: Callable[[Any], Awaitable[object]] | None = None) -> T:
+    async def _perform(
+        self,
+        steps: Steps[T],
+        handle: Callable[[Any], Awaitable[object]] | None = None,
+        error: Exception | None = None,
+    ) -> T:
         """Take the steps, as ``Reader._perform`` does."""
-        step = advance(steps)
+        step = advance(steps, error=error)
         while not isinstance(step, Done):
             try:
                 outcome = await self._take(step, handle)
             except Exception as raised:
                 step = advance(steps, error=raised)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                if isinstance(step, Invoke):
+                    with contextlib.suppress(Stopped, StoreAway, StoreRefuses):
+                        await self._perform(steps, error=Stopped("canceled"))
+                raise
             else:
                 step = advance(steps, outcome)
         return step.value

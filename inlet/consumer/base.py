@@ -15,7 +15,6 @@ from typing import Generic, TypeVar
 from inlet.consumer import names
 from inlet.consumer.entries import Entry
 from inlet.consumer.options import Options
-from inlet.consumer.readahead import Raw
 from inlet.consumer.session import Session, Stats
 from inlet.consumer.steps import Wait
 from inlet.consumer.stopping import pauses
@@ -67,8 +66,7 @@ class ReaderBase(Generic[Client]):
 
     def give_back(self, entry: Entry) -> None:
         """Take back an entry that was not handled: ``close`` returns it with what was read ahead, claimable at once."""
-        raw = Raw(entry.partition, entry.entry_id.encode(), entry.fields, entry.deliveries)
-        self._session.buffer.appendleft(raw)
+        self._session.give_back(entry)
 
     def _pauses(self, step: Wait) -> Iterator[float]:
         # A stop that came before this wait began must not turn it into a busy loop.

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import ujson
 
+from inlet.consumer.notes import Note
 from inlet.stream.entry import FIELD_COUNT, FIELD_RECORDS
 from inlet.stream.errors import RecordInvalid
 from inlet.stream.record import LOADS_ERRORS, Record, decode
@@ -46,19 +47,26 @@ class Address(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """One line that is not a record; for a fault of the whole entry ``line`` is WHOLE and ``raw`` empty."""
+    """One line that becomes a dead letter; for a fault of the whole entry ``line`` is WHOLE and ``raw`` empty.
+
+    ``attempts``: how often a handler was called with it; 0 for a line that is not a record.
+    """
 
     line: int
     reason: str
     detail: str
     raw: bytes
+    attempts: int = 0
 
 
 class Entry(NamedTuple):
     """One decoded entry. ``lines[i]`` is the line number of ``records[i]``; ``fields`` is what the store holds.
 
-    ``deliveries``: how often the group received the entry, this time included. ``bad``: lines that are not records;
-    they go to the dead-letter stream when the entry is acked. ``suppressed``: number of lines left out as duplicates.
+    ``deliveries``: how often the group received the entry, this time included; ``attempt``: how often a handler got
+    these records, this time included. ``bad``: lines that go to the dead-letter stream when the entry is acked: those
+    that are not records, and those that earlier attempts have judged. ``suppressed``: number of lines left out as
+    duplicates. ``part``: the first and last line, unless these are all lines of the entry. ``note``: what earlier
+    attempts have left, for the reader.
     """
 
     partition: int
@@ -69,11 +77,29 @@ class Entry(NamedTuple):
     bad: tuple[Bad, ...]
     suppressed: int
     fields: list[bytes]
+    attempt: int = 1
+    part: tuple[int, int] | None = None
+    note: Note | None = None
 
     @property
     def watermark(self) -> tuple[int, str]:
-        """Return (partition, entry ID): store it with the output in one transaction for exactly-once effects."""
-        return self.partition, self.entry_id
+        """Return (partition, entry ID), or (partition, ``"<entry ID>/<first line>-<last line>"``) for a part of it."""
+        if self.part is None:
+            return self.partition, self.entry_id
+        return self.partition, f"{self.entry_id}/{self.part[0]}-{self.part[1]}"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Return the first and last line that were handed out: store it with the output in one transaction.
+
+        An entry that failed comes again in halves of halves, so skip one whose span is within a stored one.
+        """
+        return self.part or (0, self.line_count - 1)
+
+    @property
+    def line_count(self) -> int:
+        """Return the number of lines in the store's entry."""
+        return (field(self.fields, FIELD_RECORDS) or b"").count(b"\n") + 1
 
     @property
     def size(self) -> int:
@@ -103,6 +129,25 @@ def parse(partition: int, entry_id: bytes, fields: list[bytes], deliveries: int 
     if records is None:
         return _slow(partition, entry_id, fields, deliveries, split, count)
     return Entry(partition, entry_id.decode(), records, range(stored), deliveries, (), 0, fields)
+
+
+def left_by(note: Note, entry: Entry) -> Entry:
+    """Return the entry with what earlier attempts have left of it, and with the lines they have judged in ``bad``."""
+    known = {bad.line for bad in entry.bad} | {verdict.line for verdict in note.bad}
+    kept = [number for number, line in enumerate(entry.lines) if line not in known and note.leaves(line)]
+    stored = (field(entry.fields, FIELD_RECORDS) or b"").split(b"\n")
+    judged = tuple(
+        Bad(verdict.line, verdict.reason, verdict.detail, stored[verdict.line], verdict.attempts)
+        for verdict in note.bad
+        if 0 <= verdict.line < len(stored)
+    )
+    return entry._replace(
+        records=[entry.records[number] for number in kept],
+        lines=[entry.lines[number] for number in kept],
+        bad=entry.bad + judged,
+        attempt=1 + max((unit.attempts for unit in note.left), default=0),
+        note=note,
+    )
 
 
 def field(fields: list[bytes], name: bytes) -> bytes | None:

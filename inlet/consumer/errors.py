@@ -9,7 +9,14 @@ from inlet.stream.errors import ConsumerError
 
 
 class Stopped(ConsumerError):
-    """The reader was stopped while it waited for the store. Unacked entries are delivered again."""
+    """The reader was stopped while it waited for the store. Unacked entries are delivered again.
+
+    A handler may raise it to end ``run``: its entry is handed back, and the call is not counted as an attempt.
+    """
+
+
+class HandlerTimeout(ConsumerError):
+    """A call of the handler took longer than ``handle_timeout_ms``. It counts as a failed attempt."""
 
 
 class Unsafe(ConsumerError):

@@ -17,13 +17,14 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from inlet.consumer.entries import Entry
 from inlet.consumer.formats import FORMATS, Format, load_pyarrow, writer
 from inlet.consumer.reader import Reader
+from inlet.stream.errors import ConsumerError
 
 ROLL_BYTES = 134_217_728
 """Bytes of records, before compression, in one file (128 MiB): about 300,000 records of 450 B."""
@@ -73,7 +74,10 @@ class Exporter:
         self._format: Format | None = None
 
     def run(self, *, forever: bool) -> None:
-        """Export until the reader is stopped or has nothing more, then finish the open file. Raises OSError."""
+        """Export until the reader is stopped or has nothing more, then finish the open file.
+
+        Raises ConsumerError if the directory has gone, else OSError. Nothing of the open file is acked then.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
         sweep(self._directory)
         try:
@@ -84,13 +88,15 @@ class Exporter:
             self.abandon()
 
     def add(self, entry: Entry) -> None:
-        """Write one entry; it is acked once its file is complete."""
+        """Write one entry; it is acked once its file is complete. Raises ConsumerError, OSError."""
+        # Before anything that may fail, so that ``abandon`` hands this entry back too. Keep only what the ack needs:
+        # neither the records nor their bytes.
+        self._entries.append(entry._replace(records=[], lines=(), fields=[]))
         if self._format is None:
-            self._open(entry)
+            with self._naming_directory():
+                self._open(entry)
         assert self._format is not None
         self._format.add(entry)
-        # Keep only what the ack needs: neither the records nor their bytes.
-        self._entries.append(entry._replace(records=[], lines=(), fields=[]))
         self._bytes += entry.size
         self._records += len(entry.records)
         self._grew(self._records)
@@ -105,15 +111,16 @@ class Exporter:
             self.roll()
 
     def roll(self) -> None:
-        """Finish the open file: sync, rename, sync the directory, ack."""
+        """Finish the open file: sync, rename, sync the directory, ack. Raises ConsumerError, OSError."""
         if self._format is None or self._file is None or self._temporary is None:
             return
         self._format.close()
         self._file.flush()
         os.fsync(self._file.fileno())
         final = self._directory / self._temporary.name.removeprefix(".").removesuffix(".tmp")
-        os.rename(self._temporary, final)
-        sync_directory(self._directory)
+        with self._naming_directory():
+            os.rename(self._temporary, final)
+            sync_directory(self._directory)
         self._file.close()
         self._format = self._file = self._temporary = None
         entries, self._entries = self._entries, []
@@ -133,6 +140,16 @@ class Exporter:
         for entry in reversed(self._entries):
             self._reader.give_back(entry)
         self._entries = []
+
+    @contextlib.contextmanager
+    def _naming_directory(self) -> Iterator[None]:
+        """Name the directory, not a file in it, where that is what is missing."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise ConsumerError(
+                f"{self._directory}: the directory is gone; its open file's entries are handed back"
+            ) from None
 
     def _open(self, entry: Entry) -> None:
         name = f"{self._name}-{entry.partition}-{entry.entry_id}-{uuid.uuid4().hex[:8]}.{self._suffix}"

@@ -1,33 +1,37 @@
 """Give an entry to a handler, and decide what an exception of it leads to. Steps only, as in ``session``.
 
-What lives here: retries, dead letters, and the note of the line being handled. What must not: I/O, reading, claims.
+What lives here: attempts, bisection, verdicts. What must not: I/O, reading, claims, the bytes of a note (``notes``).
 
-- First deliveries: every record is handled. Those that fail leave the entry pending, and this process retries only them
-  (another process, which cannot know, retries all).
-- From delivery ``deliveries_max`` on, a record that fails becomes a dead letter, and the entry is acked.
-- A record that kills the process raises nothing. So from that delivery on, the line is first written to
-  ``<stream>:try:<group>:<entry ID>``: the next consumer that finds a line there knows what the last one died of.
-- ``BadRecord`` makes a dead letter at once.
+An entry is handled in units: single records for ``run``, all records for ``run_entries``.
+
+- A unit that fails is tried again later; those that are done are not. The note says which are left (``notes``).
+- A unit that fails at attempt ``attempts_max`` is split in halves, each with one try, down to single records. What
+  fails alone becomes a dead letter, once nothing of the entry is left. ``BadRecord`` makes one without a retry.
+- A death may be anybody's fault. So it takes ``attempts_max`` deaths of a record that was alone to make it a letter.
+- A record that kills the process raises nothing. So from an entry's second delivery on, a unit is noted as begun before
+  the handler gets it: a begun unit that the next consumer finds has failed. That is a round trip a unit. So the records
+  of an entry without a note, which was most likely only read ahead, are noted all at once, and one by one from the next
+  delivery on.
+
+Every note is written before the handler is called with what depends on it. So after a kill the units are the same.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from bisect import bisect_left
+from collections import deque
 
+from inlet.consumer import notes
 from inlet.consumer.deadletter import BAD_RECORD, CONSUMER_DIED, HANDLER_FAILED
-from inlet.consumer.entries import DETAIL_CHARS_MAX, WHOLE, Bad, Entry
-from inlet.consumer.errors import BadRecord
-from inlet.consumer.session import Session
+from inlet.consumer.entries import DETAIL_CHARS_MAX, Bad, Entry
+from inlet.consumer.errors import BadRecord, Stopped
+from inlet.consumer.notes import Note, Unit, Verdict
+from inlet.consumer.session import Noted, Session
 from inlet.consumer.steps import Invoke, Steps
-from inlet.stream.keys import try_key
 
 log = logging.getLogger("inlet.consumer")
 
-PARTIAL_MAX = 10_000
-"""Entries whose failed lines are remembered; past it the oldest is forgotten, and all its records are retried."""
-TRY_SECONDS_MAX = 86_400
-"""Seconds (a day) the line being handled is kept: someone surely claims the entry within it."""
 DIED = "the consumer process died while it handled this record"
 
 
@@ -36,111 +40,167 @@ def records(session: Session, entry: Entry, done: int = 0, error: Exception | No
 
     ``done`` records were handled already, and the next one raised ``error``.
     """
-    last_try = entry.deliveries >= session.options.deliveries_max
-    only = session.partial.pop(entry.watermark, None)
-    died_at = (yield from _died_at(session, entry)) if last_try else None
-    final: list[Bad] = []
-    failed: list[Bad] = []
-    for position in range(done, len(entry.records)):
-        line = entry.lines[position]
-        if only is not None and line not in only:
-            continue
-        if line == died_at:
-            final.append(_bad(entry, line, CONSUMER_DIED, DIED))
-            continue
-        if last_try:
-            yield from session.call([_try(session, entry, line)])
-        try:
-            if position == done and error is not None:
-                raise error
-            yield Invoke(entry.records[position])
-        except BadRecord as raised:
-            final.append(_bad(entry, line, BAD_RECORD, raised.detail))
-        except Exception as raised:
-            failed.append(_bad(entry, line, HANDLER_FAILED, _words(raised)))
-    if failed and not last_try:
-        _leave(session, entry, [*failed, *final])
-        return False
-    return (yield from _done(session, entry, [*final, *failed], last_try))
+    return (yield from _Pass(session, entry, single=True, done=done, error=error).run())
 
 
 def whole(session: Session, entry: Entry) -> Steps[bool]:
-    """Handle an entry in one call; return True if it is time to flush the acks.
+    """Handle an entry in one call, or what earlier attempts have left of it; return True if it is time to flush."""
+    return (yield from _Pass(session, entry, single=False).run())
 
-    If the last delivery fails without a BadRecord that names a line, every record becomes a dead letter.
-    """
-    last_try = entry.deliveries >= session.options.deliveries_max
-    died = (yield from _died_at(session, entry)) is not None if last_try else False
-    final: list[Bad] = []
-    rest = entry
-    if died:
-        final = [_bad(entry, line, CONSUMER_DIED, DIED) for line in entry.lines]
-    elif last_try:
-        yield from session.call([_try(session, entry, WHOLE)])
-    while not died and rest.records:
-        try:
-            yield Invoke(rest)
-            break
-        except BadRecord as raised:
-            lines = rest.lines if raised.line not in rest.lines else [raised.line]
-            final += [_bad(entry, line, BAD_RECORD, raised.detail) for line in lines if line is not None]
-            rest = _without(rest, {bad.line for bad in final})
-        except Exception as raised:
-            failed = [_bad(entry, line, HANDLER_FAILED, _words(raised)) for line in rest.lines]
-            if not last_try:
-                _leave(session, entry, failed[:1], whole=True)
+
+class _Pass:
+    """One delivery of an entry. ``single``: the handler gets records one by one."""
+
+    def __init__(
+        self, session: Session, entry: Entry, *, single: bool, done: int = 0, error: Exception | None = None
+    ) -> None:
+        self.session, self.entry, self.single, self.error = session, entry, single, error
+        self.max = session.options.attempts_max
+        self.noted = entry.note is not None or (not single and not first(entry))  # each unit is noted as begun
+        self.owed = False  # the handler must not be called before the note is written
+        last = entry.line_count - 1
+        self.handled = done
+        fresh = Unit(entry.lines[done] if done else 0, last)
+        self.todo = deque(entry.note.left if entry.note else [fresh])
+        self.begun = entry.note.begun if entry.note else None
+        self.all = (0, last)
+        self.failed: list[Unit] = []
+        self.bad = list(entry.bad)
+        self.judged = {bad.line for bad in entry.bad}
+        self.why = ""
+
+    def run(self) -> Steps[bool]:
+        if not self.noted and not first(self.entry):
+            written = yield from self._note(begun=self.all)
+            if written is Noted.NOT_OURS:
+                self.session.fail(self.entry)
                 return False
-            final += failed
-            break
-    return (yield from _done(session, entry, final, last_try))
+        while self.todo:
+            unit = self.todo.popleft()
+            if self.single and unit.first < unit.last:
+                self.todo.appendleft(unit._replace(first=unit.first + 1))
+                unit = unit._replace(last=unit.first)
+            part = self._part(unit)
+            if not part.records:
+                continue
+            if unit.lines == self.begun and unit.deaths:
+                alone = len(part.records) == 1
+                if (unit.deaths if alone else unit.attempts) >= self.max:
+                    self._give_up(unit, part, CONSUMER_DIED, DIED, unit.attempts)
+                    continue
+                self._log(f"the process died, {self._place(unit, part)}")
+            if self.noted:
+                written = yield from self._note(unit.begun(), begun=unit.lines)
+                if written is Noted.NOT_OURS or (written is Noted.FULL and self.owed):
+                    self.session.fail(self.entry)
+                    return False
+                self.owed = False
+            yield from self._try(unit, part)
+        return (yield from self._end())
+
+    def _part(self, unit: Unit) -> Entry:
+        """Return the entry with the unit's records only."""
+        entry = self.entry
+        begin, end = bisect_left(entry.lines, unit.first), bisect_left(entry.lines, unit.last + 1)
+        kept = [number for number in range(begin, end) if entry.lines[number] not in self.judged]
+        return entry._replace(
+            records=[entry.records[number] for number in kept],
+            lines=[entry.lines[number] for number in kept],
+            part=None if unit.lines == self.all else unit.lines,
+            attempt=unit.attempts + 1,
+        )
+
+    def _try(self, unit: Unit, part: Entry) -> Steps[None]:
+        """Call the handler with one unit."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+            yield Invoke(part.records[0] if self.single else part)
+            self.handled += len(part.records)
+        except Stopped:
+            yield from self._hand_back(unit)
+            raise
+        except BadRecord as raised:
+            line = part.lines[0] if self.single else raised.line
+            if line in part.lines:
+                assert line is not None
+                self._judge(line, BAD_RECORD, raised.detail, unit.attempts + 1)
+                self.todo.appendleft(unit)
+            else:
+                self._give_up(unit, part, BAD_RECORD, raised.detail, unit.attempts + 1)
+        except Exception as raised:
+            self.session.stats.failed += 1
+            self._fail(unit.failed(), part, _words(raised))
+
+    def _fail(self, unit: Unit, part: Entry, why: str) -> None:
+        if unit.attempts >= self.max:
+            self._give_up(unit, part, HANDLER_FAILED, why, unit.attempts)
+            return
+        self.why = self.why or f"{self._place(unit, part)}: {why}"
+        if self.single:
+            notes.append(self.failed, unit)
+        else:
+            self.failed.append(unit)
+
+    def _give_up(self, unit: Unit, part: Entry, reason: str, detail: str, attempts: int) -> None:
+        """Split the unit, or let its only record become a dead letter."""
+        if len(part.records) == 1:
+            self._judge(part.lines[0], reason, detail, attempts)
+            return
+        # Each half gets the last try.
+        self.todo.extendleft(reversed(unit.halves(self.max - 1)))
+        self.noted = self.owed = True
+
+    def _judge(self, line: int, reason: str, detail: str, attempts: int) -> None:
+        raw = self.entry.raw(line)
+        self.bad.append(Bad(line, reason, detail[:DETAIL_CHARS_MAX], raw, attempts))
+        self.judged.add(line)
+        if not self.single:
+            # A handler that has stored the others skips the entry after a kill: it would be acked without its letter.
+            self.noted = self.owed = True
+
+    def _note(self, *more: Unit, begun: tuple[int, int] | None = None, wait: bool = True) -> Steps[Noted]:
+        """Write what is left: what failed, ``more``, and what is still to be done."""
+        verdicts = [Verdict(bad.line, bad.reason, bad.detail, bad.attempts) for bad in self.bad if bad.attempts]
+        note = Note((*self.failed, *more, *self.todo), tuple(verdicts), begun)
+        wait_ms = notes.wait_ms((*self.failed, *(more if wait else ())), self.session.options)
+        return (yield from self.session.note(self.entry, note, wait_ms))
+
+    def _log(self, what: str) -> None:
+        key = self.session.keys[self.entry.partition]
+        log.warning("inlet: %s %s will be retried: %s", key, self.entry.entry_id, what)
+
+    def _place(self, unit: Unit, part: Entry) -> str:
+        return f"line {part.lines[0]}, attempt {unit.attempts} of {self.max}"
+
+    def _hand_back(self, unit: Unit) -> Steps[None]:
+        """Let others have the entry, at once unless something of it has failed."""
+        if self.noted or self.failed or not first(self.entry):
+            yield from self._note(unit, wait=False)
+        self.session.give_back(self.entry)
+
+    def _end(self) -> Steps[bool]:
+        """Leave the entry pending, or ack it."""
+        session, entry = self.session, self.entry
+        if self.failed:
+            if (yield from self._note()) is not Noted.NOT_OURS:
+                self._log(f"the handler failed, {self.why}")
+            session.stats.records += self.handled
+            session.fail(entry)
+            return False
+        if self.noted and self.bad:
+            # A refused letter must not make the last unit, begun and not ended, one that a process died of.
+            yield from self._note()
+        if self.noted or self.bad or not first(entry):
+            yield from session.bury(entry, self.bad)
+            return False
+        return session.ack(entry)
 
 
-def _done(session: Session, entry: Entry, final: list[Bad], last_try: bool) -> Steps[bool]:
-    bad = [*entry.bad, *final]
-    if bad or last_try:
-        yield from session.bury(entry, bad, *([("DEL", _try_key(session, entry))] if last_try else []))
-        return False
-    return session.ack(entry)
-
-
-def _leave(session: Session, entry: Entry, failed: list[Bad], *, whole: bool = False) -> None:
-    """Leave the entry pending, for a later delivery."""
-    if not whole:
-        while len(session.partial) >= PARTIAL_MAX:
-            session.partial.pop(next(iter(session.partial)))
-        session.partial[entry.watermark] = frozenset(bad.line for bad in failed)
-    session.fail(entry)
-    log.warning(
-        "inlet: the handler failed on %s %s line %d, delivery %d of %d, will be retried: %s",
-        session.keys[entry.partition], entry.entry_id, failed[0].line, entry.deliveries,
-        session.options.deliveries_max, failed[0].detail,
-    )  # fmt: skip
-
-
-def _try_key(session: Session, entry: Entry) -> str:
-    return try_key(session.keys[entry.partition], session.group, entry.entry_id)
-
-
-def _try(session: Session, entry: Entry, line: int) -> tuple[Any, ...]:
-    return ("SET", _try_key(session, entry), line, "EX", TRY_SECONDS_MAX)
-
-
-def _died_at(session: Session, entry: Entry) -> Steps[int | None]:
-    """Return the line that the last consumer was handling when it died, or None."""
-    [found] = yield from session.call([("GET", _try_key(session, entry))])
-    try:
-        return None if found is None else int(found)
-    except ValueError:
-        return None
-
-
-def _bad(entry: Entry, line: int, reason: str, detail: str) -> Bad:
-    return Bad(line, reason, detail[:DETAIL_CHARS_MAX], entry.raw(line))
-
-
-def _without(entry: Entry, lines: set[int]) -> Entry:
-    kept = [(line, record) for line, record in zip(entry.lines, entry.records, strict=True) if line not in lines]
-    return entry._replace(lines=[line for line, _ in kept], records=[record for _, record in kept])
+def first(entry: Entry) -> bool:
+    """Return whether nobody has had this entry before, so that nothing of it needs to be noted."""
+    return entry.deliveries == 1 and entry.note is None
 
 
 def _words(error: Exception) -> str:

@@ -14,7 +14,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "bytes_max": (1_024, 1_073_741_824),
     "claim_idle_ms": (10, 86_400_000),
     "claim_idle_ms_max": (10, 604_800_000),
-    "deliveries_max": (1, 1_000),
+    "attempts_max": (1, 1_000),
+    "handle_timeout_ms": (0, 43_200_000),
     "ack_delay_ms": (0, 60_000),
     "dedup_window_ms": (0, 604_800_000),
 }
@@ -35,11 +36,15 @@ class Options:
     """Bytes read ahead (8 MiB). An entry's size is unknown until it arrives, so the count asked for follows the largest
     recent entry; one read can exceed the bound by as much as entries suddenly grow."""
     claim_idle_ms: int = 60_000
-    """Milliseconds without an ack after which another consumer takes an entry: longer than any handler call."""
+    """Milliseconds without an ack after which another consumer takes an entry, and the wait after the first failed
+    attempt: longer than any handler call."""
     claim_idle_ms_max: int = 3_600_000
-    """Milliseconds: the wait doubles with each delivery, up to this (an hour)."""
-    deliveries_max: int = 5
-    """Deliveries. A record that fails at the last one goes to the dead-letter stream."""
+    """Milliseconds: the wait doubles with each failed attempt, up to this (an hour)."""
+    attempts_max: int = 5
+    """Attempts: calls of the handler that raised, or that the process did not survive. A record that fails alone at the
+    last one goes to the dead-letter stream."""
+    handle_timeout_ms: int = 0
+    """Milliseconds a call of the handler may take before it is ended and counts as failed; 0 for no limit."""
     ack_delay_ms: int = 100
     """Milliseconds an ack may wait to share a round trip. A crash can redeliver this much finished work."""
     dedup_window_ms: int = 0
@@ -56,3 +61,5 @@ class Options:
                     raise ValueError(f"{item.name} must be a whole number from {low} to {high}, not {value!r}")
         if self.claim_idle_ms_max < self.claim_idle_ms:
             raise ValueError("claim_idle_ms_max must not be below claim_idle_ms")
+        if self.handle_timeout_ms >= self.claim_idle_ms:
+            raise ValueError("handle_timeout_ms must be below claim_idle_ms, or another consumer gets the entry too")

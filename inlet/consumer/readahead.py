@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from inlet.consumer.notes import Note
 from inlet.consumer.options import Options
 
 ENTRY_BYTES_GUESS = 1_048_576
@@ -21,6 +22,7 @@ class Raw(NamedTuple):
     entry_id: bytes
     fields: list[bytes]
     deliveries: int
+    note: Note | None = None
 
 
 def next_count(count: int, largest: int, options: Options, partitions: int) -> int:

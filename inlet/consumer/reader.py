@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from inlet.consumer import handling
 from inlet.consumer.base import ReaderBase
+from inlet.consumer.deadline import limited
 from inlet.consumer.entries import Entry
 from inlet.consumer.errors import Stopped
 from inlet.consumer.session import Stats
@@ -74,7 +75,7 @@ class Reader(ReaderBase[StoreClient]):
         bad lines become dead letters at once. Raises Stopped if the store stays away during a stop; the entry is then
         delivered again.
         """
-        if entry.bad:
+        if entry.bad or entry.note is not None:
             self._perform(self._session.bury(entry, entry.bad))
         elif self._session.ack(entry):
             self._perform(self._session.flush())
@@ -95,8 +96,8 @@ class Reader(ReaderBase[StoreClient]):
         Acks an entry once all its records are handled. What ``handle`` may raise: see ``handling``.
         """
 
-        def each(entry: Entry) -> bool:
-            if entry.deliveries > 1:
+        def each(handle: Callable[[Record], object], entry: Entry) -> bool:
+            if not handling.first(entry):
                 return self._perform(handling.records(self._session, entry), handle)
             done = 0
             try:
@@ -110,7 +111,7 @@ class Reader(ReaderBase[StoreClient]):
                 return False
             return self._session.ack(entry)
 
-        return self._run(each, forever, signals)
+        return self._run(handle, each, forever, signals)
 
     def run_entries(
         self,
@@ -121,16 +122,23 @@ class Reader(ReaderBase[StoreClient]):
     ) -> Stats:
         """Do as ``run`` with whole entries: ``entry.watermark`` allows exactly-once effects (docs/consumers.md)."""
 
-        def each(entry: Entry) -> bool:
+        def each(handle: Callable[[Entry], object], entry: Entry) -> bool:
             return self._perform(handling.whole(self._session, entry), handle)
 
-        return self._run(each, forever, signals)
+        return self._run(handle, each, forever, signals)
 
-    def _run(self, each: Callable[[Entry], bool], forever: bool, signals: Iterable[signal.Signals]) -> Stats:
-        with self, stopping_on(self.stop, signals):
+    def _run(
+        self,
+        handle: Callable[[Any], object],
+        each: Callable[[Callable[[Any], object], Entry], bool],
+        forever: bool,
+        signals: Iterable[signal.Signals],
+    ) -> Stats:
+        timeout_ms = self._session.options.handle_timeout_ms
+        with self, stopping_on(self.stop, signals), limited(handle, timeout_ms) as call:
             for entry in self.entries(forever=forever):
                 try:
-                    if each(entry):
+                    if each(call, entry):
                         self.flush()
                 except Stopped:
                     break
@@ -151,12 +159,20 @@ class Reader(ReaderBase[StoreClient]):
         self.close()
         return False
 
-    def _perform(self, steps: Steps[T], handle: Callable[[Any], object] | None = None) -> T:
-        """Take the steps (I/O, waits, and calls of the handler) and return their result."""
-        step = advance(steps)
+    def _perform(
+        self, steps: Steps[T], handle: Callable[[Any], object] | None = None, error: Exception | None = None
+    ) -> T:
+        """Take the steps (I/O, waits, and calls of the handler), the first with ``error``; return their result."""
+        step = advance(steps, error=error)
         while not isinstance(step, Done):
             try:
                 outcome = self._take(step, handle)
+            except KeyboardInterrupt:
+                if isinstance(step, Invoke):
+                    # A second Ctrl-C is no fault of the record.
+                    with contextlib.suppress(Stopped, StoreAway, StoreRefuses):
+                        self._perform(steps, error=Stopped("interrupted"))
+                raise
             except Exception as raised:
                 step = advance(steps, error=raised)
             else:

@@ -3,8 +3,8 @@
 What lives here: groups, reads, claims and acks, each as a generator of ``steps``. What must not: sockets, sleeping,
 ``async``. The two drivers (``reader`` and ``aio``) perform the steps, so that no decision is written twice.
 
-Redis commands: XGROUP CREATE, XREADGROUP, XACK, XPENDING, XCLAIM. Not XAUTOCLAIM: it has one min-idle for all entries,
-so the wait could not grow with the delivery count, and its reply does not hold that count.
+Redis commands: XGROUP CREATE, XREADGROUP, XACK, XPENDING, XCLAIM. Not XAUTOCLAIM: it would claim entries whose note
+says that they are not due, and its reply does not hold the delivery count.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from inlet.consumer import claims, deadletter, dedup
+from inlet.consumer import deadletter, dedup, scripts
 from inlet.consumer.acks import ACKS_MAX, Acks
-from inlet.consumer.entries import WHOLE, Bad, Entry, parse
+from inlet.consumer.entries import WHOLE, Bad, Entry, left_by, parse
 from inlet.consumer.names import ghosts
-from inlet.consumer.options import Options
+from inlet.consumer.notes import Note, decode, encode
+from inlet.consumer.options import BOUNDS, Options
 from inlet.consumer.readahead import Raw, ReadAhead
-from inlet.consumer.steps import Patient, Steps
+from inlet.consumer.steps import OUT_OF_MEMORY, Patient, Steps, remember
 from inlet.stream.client import named
-from inlet.stream.errors import Fault, StoreRefuses
+from inlet.stream.errors import Fault
 from inlet.stream.keys import partition_keys
 
 log = logging.getLogger("inlet.consumer")
@@ -36,7 +38,7 @@ CLAIM_EVERY_SECONDS_MAX = 5.0
 
 @dataclass
 class Stats:
-    """Count what a reader has done so far. ``failed``: deliveries after which the entry will be tried again."""
+    """Count what a reader has done so far. ``failed``: failed attempts, that is calls of the handler that raised."""
 
     entries: int = 0
     records: int = 0
@@ -46,6 +48,14 @@ class Stats:
     suppressed: int = 0
     dead: int = 0
     trimmed: int = 0
+
+
+class Noted(Enum):
+    """What became of a note: written, the entry is another consumer's or acked, or the store is out of memory."""
+
+    YES = 1
+    NOT_OURS = 0
+    FULL = -1
 
 
 class Session(Patient):
@@ -67,7 +77,6 @@ class Session(Patient):
         self.stats = Stats()
         self.buffer: deque[Raw] = deque()  # read ahead, not yet handed out
         self.seeks = dict[int, bytes]()  # partition -> where the next look for due entries begins
-        self.partial: dict[tuple[int, str], frozenset[int]] = {}  # entries that failed here -> the lines that failed
         self._held: dict[tuple[int, bytes], float] = {}  # delivered to us, not acked -> since when
         self._acks = Acks(self.keys, group, options.ack_delay_ms)
         self._ahead = ReadAhead(options, len(self.keys))
@@ -82,16 +91,10 @@ class Session(Patient):
 
     def open(self) -> Steps[None]:
         """Create the group if it does not exist (XGROUP CREATE ... MKSTREAM)."""
-        if self._opened:
-            return
-        begin = "0" if self.options.start == "start" else "$"
-        for key in self.keys:
-            try:
-                yield from self.call([("XGROUP", "CREATE", key, self.group, begin, "MKSTREAM")])
-            except StoreRefuses as error:
-                if "BUSYGROUP" not in error.detail:
-                    raise
-        self._opened = True
+        if not self._opened:
+            for key in self.keys:
+                yield from self.create(key, "0" if self.options.start == "start" else "$")
+            self._opened = True
 
     # Reading --------------------------------------------------------------------------------------------------
 
@@ -143,40 +146,36 @@ class Session(Patient):
             idle = () if own else ("IDLE", self.options.claim_idle_ms)
             mine = (self.consumer,) if own else ()
             scan = ("XPENDING", key, self.group, *idle, begin, "+", min(CLAIM_SCAN, self._ahead.count), *mine)
-            [rows] = yield from self.call([scan])
-            table = claims.pending(rows)
-            last = b"(" + table[-1].entry_id if len(table) == scan[-2 if own else -1] else b"-"
-            self._more = self._more or last != b"-"
+            # Without the group's memory the look is still worth taking: out of memory, the acks are what frees some.
+            _, rows = yield from self.call([remember(key, self.group), scan], accept=OUT_OF_MEMORY)
+            last = b"(" + bytes(rows[-1][0]) if len(rows) == scan[-2 if own else -1] else b"-"
+            # After one's own entries come those of others.
+            self._more = self._more or own or last != b"-"
             if own and last == b"-":
                 self.own.pop(partition, None)
             elif own:
                 self.own[partition] = last
             else:
                 self.seeks[partition] = last
-            held = {entry_id for number, entry_id in self._held if number == partition}
-            for batch in claims.due(table, held, self.options, own=own):
-                found += yield from self._take(partition, key, batch)
+            deliveries = {bytes(row[0]): int(row[3]) for row in rows}
+            others = {name: count for name, count in deliveries.items() if (partition, name) not in self._held}
+            found += yield from self._take(partition, others, own=own)
         if not self._more:
             self._claim_at = self._clock() + self._claim_every
         return found
 
-    def _take(self, partition: int, key: str, batch: claims.Due) -> Steps[list[Raw]]:
-        """Claim these (XCLAIM); entries that were trimmed while pending are logged and acked."""
-        names = list(batch.deliveries)
-        command = ("XCLAIM", key, self.group, self.consumer, batch.min_idle_ms, *names)
-        [rows] = yield from self.call([command])
-        taken = {bytes(row[0]): row[1] for row in rows if row is not None and row[1] is not None}
-        found = [Raw(partition, name, fields, batch.deliveries[name] + 1) for name, fields in taken.items()]
+    def _take(self, partition: int, deliveries: dict[bytes, int], *, own: bool) -> Steps[list[Raw]]:
+        """Claim of these what is due (XCLAIM); entries that were trimmed while pending are logged and acked."""
+        if not deliveries:
+            return []
+        key, idle_ms = self.keys[partition], 0 if own else self.options.claim_idle_ms
+        command = scripts.claim(key, self.group, self.consumer, idle_ms, list(deliveries))
+        [(rows, gone)] = yield from self.call([command])
+        found = [Raw(partition, name, fields, deliveries[name] + 1, decode(note)) for name, fields, note in rows]
         self.stats.claimed += len(found)
-        missing = [name for name in names if name not in taken]
-        if missing:
-            # Another consumer was faster, or the entry was deleted: before Redis 7 it would stay pending for good.
-            ranges = yield from self.call([("XRANGE", key, name, name) for name in missing])
-            gone = [name for name, rows in zip(missing, ranges, strict=True) if not rows]
-            if gone:
-                yield from self.call([("XACK", key, self.group, *gone)])
-                self.stats.trimmed += len(gone)
-                log.error("inlet: %d pending entries of %s were trimmed before they were handled", len(gone), key)
+        if gone:
+            self.stats.trimmed += gone
+            log.error("inlet: %d pending entries of %s were trimmed before they were handled", gone, key)
         return found
 
     def next(self) -> Steps[Entry | None]:
@@ -186,7 +185,10 @@ class Session(Patient):
                 yield from self._renew()
                 if not self.buffer:
                     break
-            entry = parse(*self.buffer[0])
+            raw = self.buffer[0]
+            entry = parse(raw.partition, raw.entry_id, raw.fields, raw.deliveries)
+            if raw.note is not None:
+                entry = left_by(raw.note, entry)
             if self.options.dedup_window_ms:
                 entry = yield from dedup.suppress(self, entry, self.options.dedup_window_ms)
                 self.stats.suppressed += entry.suppressed
@@ -194,7 +196,7 @@ class Session(Patient):
             if entry.records:
                 return entry
             # Nothing to hand out.
-            if entry.bad:
+            if entry.bad or entry.note is not None:
                 yield from self.bury(entry, entry.bad)
             elif self.ack(entry):
                 yield from self.flush()
@@ -232,9 +234,13 @@ class Session(Patient):
         return self._acks.add(entry.partition, name, self._clock())
 
     def fail(self, entry: Entry) -> None:
-        """Leave ``entry`` pending: it is delivered again once it has been idle long enough."""
-        self.stats.failed += 1
+        """Leave ``entry`` pending: it is delivered again once it is due."""
         self._held.pop((entry.partition, entry.entry_id.encode()), None)
+
+    def give_back(self, entry: Entry) -> None:
+        """Take back an entry that was not handled: ``leave`` hands it back with what was read ahead."""
+        raw = Raw(entry.partition, entry.entry_id.encode(), entry.fields, entry.deliveries, entry.note)
+        self.buffer.appendleft(raw)
 
     def flush(self) -> Steps[None]:
         """Send the waiting acks (XACK)."""
@@ -247,17 +253,30 @@ class Session(Patient):
         self.stats.acked += count
         return commands
 
-    def bury(self, entry: Entry, bad: Sequence[Bad], *also: tuple[Any, ...]) -> Steps[None]:
-        """Write dead letters for ``bad`` and ack the entry in one transaction (MULTI): neither without the other."""
+    def note(self, entry: Entry, note: Note, wait_ms: int) -> Steps[Noted]:
+        """Keep what is known of an entry until it is acked; its next attempt is due after ``wait_ms``."""
         key = self.keys[entry.partition]
+        command = scripts.note(key, self.group, self.consumer, entry.entry_id, wait_ms, encode(note))
+        [reply] = yield from self.call([command], accept=OUT_OF_MEMORY)
+        return Noted.FULL if isinstance(reply, Fault) else Noted.YES if reply else Noted.NOT_OURS
+
+    def bury(self, entry: Entry, bad: Sequence[Bad]) -> Steps[None]:
+        """Write dead letters for ``bad``, ack the entry and forget its note, in one script: all of it or nothing.
+
+        An entry that is no longer ours is left to whoever has it; it also stays pending while the store is out of
+        memory. Every other refusal is raised as StoreRefuses.
+        """
+        key, lost = self.keys[entry.partition], self.losses
         letters = [deadletter.letter(key, self.group, entry, item) for item in bad]
-        name = entry.entry_id.encode()
-        ack = ("XACK", key, self.group, name)
-        replies = yield from self.call([("MULTI",), *letters, ack, *also, ("EXEC",)])
-        for reply in replies[-1] or ():
-            if isinstance(reply, Fault):
-                raise StoreRefuses(f"the store refuses: {reply.text}")
-        self._held.pop((entry.partition, name), None)
+        command = scripts.bury(key, self.group, self.consumer, entry.entry_id, letters)
+        [reply] = yield from self.call([command], accept=OUT_OF_MEMORY)
+        self._held.pop((entry.partition, entry.entry_id.encode()), None)
+        if isinstance(reply, Fault):
+            log.warning("inlet: %s %s stays pending, its letters do not fit: %s", key, entry.entry_id, reply.text)
+            return
+        if reply < 0 and self.losses == lost:
+            return
+        # Not there any more after a lost reply: it was ours that took effect.
         self.stats.acked += 1
         self.stats.dead += len(bad)
         self.stats.records += len(entry.records)
@@ -285,8 +304,9 @@ class Session(Patient):
         for raw in self.buffer:
             back.setdefault((raw.partition, raw.deliveries - 1), []).append(raw.entry_id)
         for (partition, before), names in back.items():
-            idle = claims.retry_idle_ms(before, self.options)
             claim = ("XCLAIM", self.keys[partition], self.group, self.consumer, 0)
+            # As long as any consumer's options may ask for; what has failed is held back by its note.
+            idle = BOUNDS["claim_idle_ms"][1]
             for start in range(0, len(names), ACKS_MAX):
                 some = names[start : start + ACKS_MAX]
                 yield from self.call([(*claim, *some, "IDLE", idle, "RETRYCOUNT", before, "JUSTID")])
@@ -295,14 +315,5 @@ class Session(Patient):
             for key in self.keys:
                 [rows] = yield from self.call([("XINFO", "CONSUMERS", key, self.group)])
                 gone = ghosts(named(row) for row in rows)
-                forget_all = [("EVAL", FORGET, 1, key, self.group, name) for name in (self.consumer, *gone[:ACKS_MAX])]
+                forget_all = [scripts.forget(key, self.group, name) for name in (self.consumer, *gone[:ACKS_MAX])]
                 yield from self.call(forget_all)
-
-
-FORGET = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
-  return redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-end
-return -1
-"""
-"""XGROUP DELCONSUMER drops what is pending under the name, so the script checks first that nothing is."""

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from inlet.consumer.backoff import backoff_seconds
 from inlet.consumer.errors import Stopped
 from inlet.stream.errors import GROUP_GONE, PASSING, RECONNECT, Fault, StoreAway, StoreRefuses
+from inlet.stream.keys import groups_key
 
 log = logging.getLogger("inlet.consumer")
 
 STOP_SECONDS_MAX = 3.0
 """Seconds a stopping reader tries to reach a store that is away, to ack what it has handled."""
+
+OUT_OF_MEMORY = frozenset(("OOM",))
+"""Acks and reads are let through when the store is out of memory, and lead to what frees it: never wait instead."""
 
 T = TypeVar("T")
 
@@ -71,15 +76,17 @@ class Patient:
     def __init__(self, keys: tuple[str, ...], group: str, clock: Callable[[], float]) -> None:
         self.keys, self.group = keys, group
         self.stopping = False
+        self.losses = 0  # replies that were lost
         self.own: dict[int, bytes] = {}  # partition -> where to look for what is pending under our own name
         self._clock = clock
         self._stop_at = 0.0
         self._away: str | None = None
 
-    def call(self, commands: list[tuple[Any, ...]]) -> Steps[list[Any]]:
+    def call(self, commands: list[tuple[Any, ...]], accept: Collection[str] = ()) -> Steps[list[Any]]:
         """Return the replies to ``commands``, which are sent as often as needed: each must be safe to send twice.
 
-        Raises StoreRefuses if waiting does not help, Stopped if the store stays away during a stop.
+        ``accept``: codes of error replies to return like any other, as a Fault. Raises StoreRefuses if waiting does not
+        help, Stopped if the store stays away during a stop.
         """
         attempt, reconnect = 0, False
         while True:
@@ -87,10 +94,11 @@ class Patient:
                 replies: list[Any] = yield Call(commands, reconnect)
             except StoreAway as error:
                 # A reply with entries may be lost: they are pending under our name, and nobody has seen them.
+                self.losses += 1
                 self.own = dict.fromkeys(range(len(self.keys)), b"-")
                 attempt, reconnect = (yield from self._wait(error.detail, attempt)), False
                 continue
-            faults = [reply for reply in replies if isinstance(reply, Fault)]
+            faults = [reply for reply in replies if isinstance(reply, Fault) and reply.code not in accept]
             if not faults:
                 if self._away is not None:
                     log.warning("inlet: the store is back")
@@ -117,12 +125,32 @@ class Patient:
         yield Wait(backoff_seconds(attempt, random.random()))
         return attempt + 1
 
+    def create(self, key: str, begin: str) -> Steps[None]:
+        """Create the group on one partition at ``begin`` if it is not there, and let the keeper remember it."""
+        attempt = 0
+        while True:
+            create = ("XGROUP", "CREATE", key, self.group, begin, "MKSTREAM")
+            # Remembered first: a group that was created and forgotten would be trimmed past after a failover.
+            replies = yield from self.call([remember(key, self.group), create], accept=("OOM", "BUSYGROUP"))
+            if not isinstance(replies[-1], Fault) or replies[-1].code != "OOM":
+                return
+            [there] = yield from self.call([("XPENDING", key, self.group)], accept=GROUP_GONE)
+            if not isinstance(there, Fault):
+                return
+            attempt = yield from self._wait(replies[-1].text, attempt)
+
     def _regroup(self, attempt: int) -> Steps[int]:
         """Create a group that is gone, as after a flush, again from the oldest entry, so that nothing is skipped."""
         attempt = yield from self._wait(f"group {self.group!r} is gone; creating it from the oldest entry", attempt)
         try:
             # For partitions that still have theirs the reply is BUSYGROUP.
-            yield Call([("XGROUP", "CREATE", key, self.group, "0", "MKSTREAM") for key in self.keys])
+            create = [("XGROUP", "CREATE", key, self.group, "0", "MKSTREAM") for key in self.keys]
+            yield Call([*[remember(key, self.group) for key in self.keys], *create])
         except StoreAway:
             log.debug("inlet: the store went away meanwhile")
         return attempt
+
+
+def remember(key: str, group: str) -> tuple[Any, ...]:
+    """Return the HSETNX that lets the keeper hold entries for this group even where a failover has lost it."""
+    return ("HSETNX", groups_key(key), group, int(time.time() * 1000))

@@ -20,18 +20,27 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextlib.contextmanager
 def stopping_on(stop: Callable[[], object], signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Call ``stop`` on these signals, and restore their handlers afterwards. Does nothing outside the main thread."""
+    """Call ``stop`` on the first of these signals, and leave a second one its former effect: to end the process.
+
+    Does nothing outside the main thread. The handlers are restored afterwards.
+    """
     wanted = list(signals) if threading.current_thread() is threading.main_thread() else []
 
     def handler(number: int, frame: FrameType | None) -> None:
+        restore()
         stop()
 
-    before = {number: signal.signal(number, handler) for number in wanted}
-    try:
-        yield
-    finally:
+    def restore() -> None:
         for number, old in before.items():
             signal.signal(number, old)
+
+    before = {number: signal.getsignal(number) for number in wanted}
+    try:
+        for number in wanted:
+            signal.signal(number, handler)
+        yield
+    finally:
+        restore()
 
 
 def pauses(seconds: float, stopped: Callable[[], bool]) -> Iterator[float]:

@@ -2,9 +2,11 @@
 
     <stream>                          entries; with N > 1 partitions <stream>:{0} .. <stream>:{N-1}
     <stream>:dead                     dead letters
-    <stream>:full                     set while unread entries fill the retention bounds
+    <stream>:full                     set while unread entries fill the retention bounds: what holds the stream back
     <stream>:keeper                   the lease of the one process that trims
-    <stream>:try:<group>:<entry ID>   the line being handled at the last delivery
+    <stream>:groups                   the groups seen: what each of them has not acked is kept
+    <stream>:forgotten:<group>        set for a day after ``inlet groups forget``
+    <stream>:try:<group>:<entry ID>   what earlier attempts have left of an entry: units, verdicts, when it is due
     <stream>:seen:<group>:<event_id>  the address of the first record with this event_id (``dedup_window_ms``)
 
 What lives here: names. What must not: what the keys hold.
@@ -35,7 +37,7 @@ def dead_key(key: str) -> str:
 
 
 def full_key(key: str) -> str:
-    """Return the key that exists, holding the stream's length, while unread entries fill the retention bounds."""
+    """Return the key that exists while unread entries fill the retention bounds, and says what holds them back."""
     return key + ":full"
 
 
@@ -44,8 +46,18 @@ def keeper_key(key: str) -> str:
     return key + ":keeper"
 
 
+def groups_key(key: str) -> str:
+    """Return the hash of the remembered groups: name -> ms since 1970 when it was first seen."""
+    return key + ":groups"
+
+
+def forgotten_key(key: str, group: bytes) -> bytes:
+    """Return what keeps keepers from remembering a group again that was forgotten on purpose."""
+    return key.encode() + b":forgotten:" + group
+
+
 def try_key(key: str, group: str, entry_id: str) -> str:
-    """Return where the line being handled is noted before its last delivery."""
+    """Return where what is known of an entry's failed or interrupted attempts is kept."""
     return f"{key}:try:{group}:{entry_id}"
 
 

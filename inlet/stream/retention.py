@@ -1,24 +1,18 @@
-"""Decide what of a stream may be trimmed. Pure.
+"""What to keep of a stream, and what holds it back. Pure.
 
-What lives here: ``Retention`` and its text form, the safe ID, and ``plan``, which decides what to trim. What must not:
-connections (``inlet.stream.keeper``), the environment.
-
-Every group has acked what is below the *safe ID*: over all groups, the smallest of the oldest pending entry and of the
-ID after the last delivered one. Without groups nothing has been read, so nothing is safe. Trimming never passes the
-safe ID, unless ``unread`` is ``drop``.
-
-A group created *behind* the end of the stream while entries are trimmed may miss them; existing groups never do.
+What lives here: ``Retention`` and its text form, and the words for what holds a stream back. What must not: what may be
+trimmed (``inlet.stream.trimming``), connections, the environment.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-RESUME_FRACTION = 0.95
-"""A full stream stays full until it is below this share of its bound, so that producers do not see it flap."""
+GROUP_CHARS_MAX = 64
+"""Characters of a group's name that a message quotes: whoever may write to the store chooses it."""
 ENTRIES_MAX = 10**12
 MEMORY_MAX = 2**50
 AGE_MS_MAX = 3_650 * 86_400_000
@@ -73,78 +67,38 @@ def _number(name: str, value: str) -> int | None:
     return number if 1 <= number <= most else None
 
 
-class Group(NamedTuple):
-    """One consumer group. ``oldest_pending``: None if nothing is pending."""
+class Hold(NamedTuple):
+    """What keeps the oldest entries of a stream from being trimmed.
 
-    name: str
-    last_delivered: Id
-    oldest_pending: Id | None
-
-
-@dataclass(frozen=True)
-class Observed:
-    """One stream at ``now_ms`` of the store's clock (milliseconds since 1970)."""
-
-    now_ms: int
-    length: int
-    memory_bytes: int
-    groups: tuple[Group, ...]
-
-
-class Trim(NamedTuple):
-    """One XTRIM: entries below ``below``, at most ``most`` (None: all). ``unread``: unacked entries too."""
-
-    below: Id
-    most: int | None
-    unread: bool
-
-
-class Plan(NamedTuple):
-    """What to trim, in order, and whether unread entries alone exceed the bounds on entries or memory."""
-
-    trims: list[Trim]
-    full: bool
-
-
-def safe_id(groups: Sequence[Group]) -> Id:
-    """Return the ID below which every group has acked everything; (0, 0) without groups."""
-    if not groups:
-        return (0, 0)
-    return min(group.oldest_pending or (group.last_delivered[0], group.last_delivered[1] + 1) for group in groups)
-
-
-def excess(state: Observed, keep: Retention, fraction: float = 1.0) -> int:
-    """Return how many entries are over the bounds on entries and memory, assuming all have the average size."""
-    over = 0
-    if keep.entries is not None:
-        over = state.length - int(keep.entries * fraction)
-    if keep.memory_bytes is not None and state.length:
-        bytes_over = state.memory_bytes - int(keep.memory_bytes * fraction)
-        if bytes_over > 0:
-            over = max(over, -(-bytes_over * state.length // max(state.memory_bytes, 1)))
-    return max(over, 0)
-
-
-def plan(state: Observed, keep: Retention, was_full: bool = False) -> Plan:
-    """Return what to trim, and whether new records must be refused.
-
-    ``full`` is decided on ``state`` as given: call again after trimming. ``was_full``: the last decision.
+    ``nobody``: no group has read the stream. ``behind``: ``group`` is the one that has acked the least. ``missing``:
+    ``group`` is remembered, and the store does not have it. ``unknown``: the keeper that says so is of another version.
     """
-    safe = safe_id(state.groups)
-    trims: list[Trim] = []
-    old: Id = (state.now_ms - keep.age_ms, 0) if keep.age_ms is not None else (0, 0)
-    if (below := min(old, safe)) > (0, 0):
-        trims.append(Trim(below, None, False))
-    over = excess(state, keep)
-    if over and safe > (0, 0):
-        trims.append(Trim(safe, over, False))
-    if keep.unread == "drop":
-        if old > safe:
-            trims.append(Trim(old, None, True))
-        if over:
-            trims.append(Trim((state.now_ms + AGE_MS_MAX, 0), over, True))
-    full = keep.unread == "keep" and excess(state, keep, RESUME_FRACTION if was_full else 1.0) > 0
-    return Plan(trims, full)
+
+    kind: Literal["nobody", "behind", "missing", "unknown"]
+    group: str = ""
+
+    def words(self) -> str:
+        """Return what to report: a clause that names the group, with nothing of it unescaped."""
+        name = ascii(self.group[:GROUP_CHARS_MAX])
+        if self.kind == "missing":
+            plain = self.group.isascii() and self.group.isprintable() and len(self.group) <= GROUP_CHARS_MAX
+            word = shlex.quote(self.group) if plain else "GROUP"
+            return f"group {name} is missing from the store: start its consumer, or run `inlet groups forget {word}`"
+        if self.kind == "behind":
+            return f"group {name} has acked the least"
+        return "no group has read the stream" if self.kind == "nobody" else "see `inlet lag`"
+
+
+def hold(kind: bytes, group: bytes) -> Hold:
+    """Return the Hold of the script's reply (``inlet.stream.trimming``)."""
+    words = {b"nobody": "nobody", b"behind": "behind", b"missing": "missing"}
+    return Hold(cast(Any, words.get(kind, "unknown")), group.decode(errors="replace"))
+
+
+def read_marker(marker: bytes) -> Hold:
+    """Return what the value of ``<stream>:full`` says: a kind, a space and a group. Earlier versions wrote a number."""
+    kind, _, group = marker.partition(b" ")
+    return hold(kind, group)
 
 
 def parse_id(text: bytes | str) -> Id:

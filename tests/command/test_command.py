@@ -139,7 +139,7 @@ def test_exec_does_not_ack_what_the_program_fails_on(valkey: str, client: Any, s
 
 def test_exec_makes_dead_letters_after_the_last_try_and_says_so(valkey: str, client: Any, stream: str) -> None:
     add(client, stream, "a")
-    result = command(valkey, stream, "exec", "--group", "g", "--once", "--deliveries-max", "1", "--", "false")
+    result = command(valkey, stream, "exec", "--group", "g", "--once", "--attempts-max", "1", "--", "false")
     assert (result.returncode, pending(client, stream, "g"), len(dead(client, stream))) == (1, 0, 1)
 
 
@@ -263,7 +263,7 @@ def test_lag_watch_goes_on_until_a_signal(valkey: str, client: Any, stream: str,
 def test_dead_letters_are_listed_shown_replayed_and_dropped(valkey: str, client: Any, stream: str) -> None:
     client.xadd(stream, {"junk": "x"})
     add(client, stream, "a", "b")
-    command(valkey, stream, "exec", "--group", "g", "--once", "--deliveries-max", "1", "--", "false")
+    command(valkey, stream, "exec", "--group", "g", "--once", "--attempts-max", "1", "--", "false")
     listed = command(valkey, stream, "dead", "list", "--json")
     rows = [json.loads(text) for text in listed.stdout.splitlines()]
     assert [(row["reason"], row["line"]) for row in rows] == [
@@ -362,7 +362,7 @@ def test_a_wrong_setting_is_exit_code_2_and_names_it(valkey: str, stream: str) -
 
 
 def test_every_command_teaches_with_examples_and_the_root_with_the_exit_codes(valkey: str, stream: str) -> None:
-    names = ["tail", "read", "exec", "lag", "dead", "trim", "export"]
+    names = ["tail", "read", "exec", "lag", "dead", "trim", "groups", "export"]
     *texts, root = many(valkey, stream, [*([name, "--help"] for name in names), ["--help"]])
     for name, (code, out, _) in zip(names, texts, strict=True):
         assert (code, f"inlet {name}" in out) == (0, True)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inlet.consumer.deadletter import letter, read, replay
-from inlet.consumer.entries import COUNT_MISMATCH, INVALID_LINE, MISSING_FIELD, WHOLE, Address, Bad, field, parse
+from inlet.consumer.entries import COUNT_MISMATCH, INVALID_LINE, MISSING_FIELD, WHOLE, Address, field, left_by, parse
+from inlet.consumer.notes import Note, Unit, Verdict
 from inlet.stream.record import Record, decode
 from tests.consumer.support import line
 
@@ -81,32 +81,16 @@ def test_no_junk_in_the_records_makes_the_parser_raise(lines: bytes) -> None:
     assert len(entry.records) + len(entry.bad) == lines.count(b"\n") + 1
 
 
-def test_a_letter_reads_back_as_it_was_written() -> None:
-    entry = parse(0, b"5-1", entry_of(line("a"), b"junk"), 3)
-    command = letter("logs", "mail", entry, entry.bad[0])
-    flat = [part if isinstance(part, bytes) else str(part).encode() for part in command[3:]]
-    back = read([b"9-0", flat])
-    assert (back.reason, back.stream, back.entry_id, back.line) == (INVALID_LINE, "logs", "5-1", 1)
-    assert (back.group, back.deliveries, back.record, back.fields) == ("mail", 3, b"junk", [])
-    assert replay("logs", back)[1] == ("XADD", "logs", "*", b"r", b"junk", b"n", 1)
+def test_a_note_leaves_what_is_left_and_its_verdicts_are_bad_lines() -> None:
+    entry = parse(0, b"1-0", entry_of(line("a"), b"junk", line("c"), line("d"), line("e")))
+    note = Note((Unit(2, 2, 3), Unit(4, 4, 1)), (Verdict(3, "bad-record", "no", 1), Verdict(9, "x", "no such line", 1)))
+    left = left_by(note, entry)
+    assert ([record.event_id for record in left.records], list(left.lines), left.attempt) == (["c", "e"], [2, 4], 4)
+    assert [(bad.line, bad.raw, bad.attempts) for bad in left.bad] == [(1, b"junk", 0), (3, line("d"), 1)]
 
 
-def test_a_letter_of_a_whole_entry_keeps_the_fields_of_the_other_writer() -> None:
-    entry = parse(0, b"5-1", [b"message", b"hello"])
-    flat = [
-        part if isinstance(part, bytes) else str(part).encode() for part in letter("logs", "g", entry, entry.bad[0])[3:]
-    ]
-    back = read([b"9-0", flat])
-    assert (back.line, back.fields) == (WHOLE, [b"message", b"hello"])
-    assert replay("logs", back)[1] == ("XADD", "logs", "*", b"message", b"hello")
-
-
-def test_a_letter_with_junk_in_it_still_reads() -> None:
-    back = read([b"9-0", [b"line", b"x", b"deliveries", b"\xff"]])
-    assert (back.line, back.deliveries, back.reason) == (WHOLE, 0, "")
-
-
-def test_a_long_detail_is_cut() -> None:
-    entry = parse(0, b"5-1", entry_of(line("a")))
-    assert len(letter("logs", "g", entry, Bad(0, "x", "d" * 201, b""))[6]) == 200
-    assert len(letter("logs", "g", entry, Bad(0, "x", "d" * 200, b""))[6]) == 200
+def test_a_part_of_an_entry_has_its_lines_in_its_watermark() -> None:
+    entry = parse(0, b"1-0", entry_of(line("a"), line("b"), line("c")))
+    assert (entry.watermark, entry.span) == ((0, "1-0"), (0, 2))
+    part = entry._replace(part=(0, 1))
+    assert (part.watermark, part.span) == ((0, "1-0/0-1"), (0, 1))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import pty
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +146,96 @@ def test_what_cannot_be_written_stays_pending_and_is_exit_code_1(
     assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
     again = command(valkey, stream, "export", "--to", str(tmp_path / "out"), "--once")
     assert (again.returncode, len(rows(tmp_path / "out"))) == (0, 1)
+
+
+GONE = "the directory is gone"
+
+
+@pytest.mark.parametrize("name", [(), ("--consumer", "c")])
+@pytest.mark.parametrize("began", [True, False])
+def test_entries_come_back_after_their_directory_vanished(
+    valkey: str, client: Any, stream: str, tmp_path: Path, began: bool, name: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    with spawning(valkey, stream) as spawn:
+        words = ("export", "--to", str(out), "--roll-seconds", "2", *name)
+        process = spawn("-m", "inlet", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if began:
+            wanted = fill(client, stream, 1_000)
+            wait_until(lambda: temporary(out) and pending(client, stream, "export") == 10, "the open file")
+            shutil.rmtree(out)
+        else:
+            wait_until(lambda: client.exists(stream) and client.xinfo_groups(stream), "the group")
+            shutil.rmtree(out)
+            wanted = fill(client, stream, 1_000)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, len(errors.splitlines())) == (1, 1), errors
+    assert f"{out}: {GONE}" in errors.decode()
+    # This one waits far longer for entries of a living exporter. These were handed back.
+    again = ("--roll-seconds", "3600", *name)
+    result = command(valkey, stream, "export", "--to", str(out), *again, "--once")
+    assert result.returncode == 0, result.stderr
+    assert (Counter(row["event_id"] for row in rows(out)), pending(client, stream, "export")) == (Counter(wanted), 0)
+
+
+@pytest.mark.parametrize("name", [(), ("--consumer", "c")])
+def test_entries_of_a_killed_exporter_come_back_whatever_the_next_ones_roll_seconds(
+    valkey: str, client: Any, stream: str, tmp_path: Path, name: tuple[str, ...]
+) -> None:
+    wanted = fill(client, stream, 1_000)
+    out = tmp_path / "out"
+    words = ("export", "--to", str(out), *name)
+    with spawning(valkey, stream) as spawn:
+        process = spawn("-m", "inlet", *words, "--roll-seconds", "600")
+        wait_until(lambda: temporary(out) and pending(client, stream, "export") == 10, "the open file")
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    shutil.rmtree(out)
+
+    def is_done() -> bool:
+        # Those of a lasting name come at once, others after a wait.
+        result = command(valkey, stream, *words, "--roll-seconds", "0.1", "--claim-idle", "0.3", "--once")
+        assert result.returncode == 0, result.stderr
+        return bool(name) or pending(client, stream, "export") == 0
+
+    wait_until(is_done, "the export of all")
+    assert (Counter(row["event_id"] for row in rows(out)), pending(client, stream, "export")) == (Counter(wanted), 0)
+
+
+def test_a_stop_while_the_directory_is_gone_loses_nothing(
+    valkey: str, client: Any, stream: str, tmp_path: Path
+) -> None:
+    wanted = fill(client, stream, 1_000)
+    out = tmp_path / "out"
+    with spawning(valkey, stream) as spawn:
+        process = spawn("-m", "inlet", "export", "--to", str(out), stderr=subprocess.PIPE)
+        wait_until(lambda: temporary(out) and pending(client, stream, "export") == 10, "the open file")
+        shutil.rmtree(out)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, GONE in errors.decode(), pending(client, stream, "export")) == (1, True, 10)
+    assert command(valkey, stream, "export", "--to", str(out), "--once").returncode == 0
+    assert [row["event_id"] for row in rows(out)] == wanted
+
+
+def test_a_stop_ends_an_export_whose_list_of_files_nobody_reads(
+    valkey: str, client: Any, stream: str, tmp_path: Path
+) -> None:
+    theirs, ours = os.pipe()
+    os.set_blocking(ours, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(ours, b"x" * select.PIPE_BUF)
+    os.set_blocking(ours, True)
+    with spawning(valkey, stream) as spawn:
+        process = spawn("-m", "inlet", "export", "--to", str(tmp_path), "--roll-seconds", "0.1", stdout=ours)
+        add(client, stream, "a")
+        wait_until(enough(tmp_path, 1), "the file")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    os.close(ours)
+    os.close(theirs)
+    assert pending(client, stream, "export") == 0
 
 
 def test_a_lone_surrogate_of_another_writer_does_not_stop_the_export(

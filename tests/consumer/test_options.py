@@ -15,7 +15,8 @@ from tests.support import ROOT
 @pytest.mark.parametrize("name", BOUNDS)
 def test_an_option_is_taken_at_its_bounds_and_refused_one_past(name: str) -> None:
     low, high = BOUNDS[name]
-    others = {"claim_idle_ms": {"claim_idle_ms_max": 604_800_000}, "claim_idle_ms_max": {"claim_idle_ms": 10}}
+    others = {"claim_idle_ms": {"claim_idle_ms_max": 604_800_000}, "claim_idle_ms_max": {"claim_idle_ms": 10},
+              "handle_timeout_ms": {"claim_idle_ms": 86_400_000, "claim_idle_ms_max": 604_800_000}}  # fmt: skip
 
     def options(value: int) -> None:
         arguments: dict[str, Any] = {**others.get(name, {}), name: value}
@@ -31,6 +32,9 @@ def test_an_option_is_taken_at_its_bounds_and_refused_one_past(name: str) -> Non
 def test_options_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="claim_idle_ms_max"):
         Options(claim_idle_ms=1_000, claim_idle_ms_max=999)
+    with pytest.raises(ValueError, match="handle_timeout_ms"):
+        Options(claim_idle_ms=1_000, handle_timeout_ms=1_000)
+    Options(claim_idle_ms=1_000, handle_timeout_ms=999)
     with pytest.raises(ValueError, match="start"):
         Options(start="middle")  # type: ignore[arg-type]  # what a caller without types may pass
 

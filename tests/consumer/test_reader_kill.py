@@ -30,7 +30,7 @@ CONSUMER = """
 import os, sys, time
 from inlet import Options, Reader
 out = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-options = Options(block_ms=100, claim_idle_ms=1500, claim_idle_ms_max=3000, entries_max=8, deliveries_max=1000)
+options = Options(block_ms=100, claim_idle_ms=1500, claim_idle_ms_max=3000, entries_max=8, attempts_max=1000)
 count = 0
 def handle(record):
     global count

@@ -14,6 +14,10 @@ from inlet.consumer.steps import Call, Steps, Wait
 from inlet.stream.errors import StoreAway, StoreRefuses, fault
 from tests.consumer.support import line
 
+GROUP = [1, b"OK"]
+"""The group is remembered, and created."""
+NOTHING = [0, []]
+"""The group is remembered already, and nothing is pending."""
 Replies = Iterable[list[Any] | Exception | None]
 
 
@@ -89,20 +93,21 @@ def test_after_a_lost_reply_what_is_pending_under_ones_own_name_is_looked_for() 
     clock = Clock()
     reader = session(clock)
     entry = [b"5-0", [b"r", line("a"), b"n", b"1"]]
-    play(reader.open(), [[b"OK"]], clock)
+    play(reader.open(), [GROUP], clock)
     clock.now += 0.1
-    play(reader.fetch(), [[[]], StoreAway("reset"), [None], [[[b"5-0", b"me", 10, 1]]], [[entry]]], clock)
+    replies: Replies = [NOTHING, StoreAway("reset"), [None], [0, [[b"5-0", b"me", 10, 1]]], [[[[*entry, b""]], 0]]]
+    play(reader.fetch(), replies, clock)
     _, found = play(reader.next(), [], clock)
     assert (found.entry_id, found.deliveries) == ("5-0", 2)
 
 
-def test_entries_that_a_claim_of_redis_6_gives_as_nil_are_looked_up_and_forgotten() -> None:
+def test_entries_that_were_trimmed_while_pending_are_counted() -> None:
     clock = Clock()
     reader = session(clock)
     pending = [[b"5-0", b"dead", 60_000, 1], [b"6-0", b"dead", 60_000, 1]]
-    entry = [b"6-0", [b"r", line("a"), b"n", b"1"]]
-    said, _ = play(reader.fetch(), [[b"OK"], [pending], [[None, entry]], [[]], [1]], clock)
-    assert [step[0] for step in said] == ["XGROUP", "XPENDING", "XCLAIM", "XRANGE", "XACK"]
+    found = [[b"6-0", [b"r", line("a"), b"n", b"1"], b""]]
+    said, _ = play(reader.fetch(), [GROUP, [0, pending], [[found, 1]]], clock)
+    assert said == [["HSETNX", "XGROUP"], ["HSETNX", "XPENDING"], ["EVAL"]]
     assert (reader.stats.trimmed, len(reader.buffer)) == (1, 1)
 
 
@@ -110,7 +115,7 @@ def test_acks_share_the_round_trip_of_the_next_read() -> None:
     clock = Clock()
     reader = session(clock)
     rows = [[b"logs", [[b"5-0", [b"r", line("a"), b"n", b"1"]]]]]
-    play(reader.fetch(), [[b"OK"], [[]], [rows]], clock)
+    play(reader.fetch(), [GROUP, NOTHING, [rows]], clock)
     _, entry = play(reader.next(), [], clock)
     assert not reader.ack(entry)
     said, _ = play(reader.fetch(), [[1, None]], clock)
@@ -121,7 +126,7 @@ def test_an_ack_does_not_wait_longer_than_it_may() -> None:
     clock = Clock()
     reader = session(clock, ack_delay_ms=100)
     rows = [[b"logs", [[b"%d-0" % number, [b"r", line("a"), b"n", b"1"]] for number in (5, 6, 7)]]]
-    play(reader.fetch(), [[b"OK"], [[]], [rows]], clock)
+    play(reader.fetch(), [GROUP, NOTHING, [rows]], clock)
     due = []
     for _ in range(3):
         due.append(reader.ack(play(reader.next(), [], clock)[1]))
@@ -129,11 +134,21 @@ def test_an_ack_does_not_wait_longer_than_it_may() -> None:
     assert due == [False, False, True]
 
 
-def test_a_transaction_that_fails_inside_is_raised() -> None:
+def test_a_refused_letter_is_raised_and_a_lost_reply_of_a_written_one_is_no_second_letter() -> None:
     clock = Clock()
     reader = session(clock)
-    rows = [[b"logs", [[b"5-0", [b"junk", b"x"]]]]]
-    play(reader.fetch(), [[b"OK"], [[]], [rows]], clock)
-    inner = [fault("WRONGTYPE Operation against a key"), 1]
+    rows = [[b"logs", [[b"%d-0" % number, [b"junk", b"x"]] for number in (5, 6)]]]
+    play(reader.fetch(), [GROUP, NOTHING, [rows]], clock)
     with pytest.raises(StoreRefuses, match="WRONGTYPE"):
-        play(reader.next(), [[b"OK", b"QUEUED", b"QUEUED", inner]], clock)
+        play(reader.next(), [[fault("WRONGTYPE Operation against a key")]], clock)
+    # Sent again, the script finds the entry acked: by the first time, so it is this reader's letter.
+    play(reader.next(), [StoreAway("reset"), [-1]], clock)
+    assert (reader.stats.dead, reader.stats.acked) == (1, 1)
+
+
+def test_a_group_that_exists_is_enough_out_of_memory_and_one_that_does_not_is_waited_for() -> None:
+    clock = Clock()
+    oom = fault("OOM command not allowed when used memory > 'maxmemory'.")
+    replies: Replies = [[oom, oom], [fault("NOGROUP x")], [oom, oom], [[0, None, None, None]]]
+    said, _ = play(session(clock).open(), replies, clock)
+    assert [step[-1] for step in said] == ["XGROUP", "XPENDING", "WAIT", "XGROUP", "XPENDING"]

@@ -19,6 +19,19 @@ def test_a_signal_stops_once_and_its_handler_is_put_back() -> None:
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
+def test_a_second_signal_has_its_former_effect() -> None:
+    caught: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: caught.append(number))
+    try:
+        stops: list[None] = []
+        with stopping_on(lambda: stops.append(None), [signal.SIGUSR1]):
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGUSR1)
+        assert (len(stops), caught) == (1, [signal.SIGUSR1] * 2)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_outside_the_main_thread_no_handler_is_set() -> None:
     seen: list[object] = []
 

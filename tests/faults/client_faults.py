@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import ujson
-
-from tests.faults.load import RESET, Answer, exchange, http_post, understand
+from tests.faults import content
+from tests.faults.load import RESET, Answer, exchange, post, understand
 from tests.faults.rig import WORKERS, Rig
 from tests.faults.scenario import Fault
-from tests.support import read_answer, record, wait_until
+from tests.support import read_answer, wait_until
 
 RUDE_CLIENTS = 60
 ANSWER_SECONDS = 60.0
@@ -34,14 +33,18 @@ TCP_REPAIR = 19
 STORE_SOCKETS = 2 * WORKERS
 """A worker has one connection for commits and one to watch the store; they come when they are needed."""
 SHORT = {"args": ("-c", "tests/faults/short.conf.py")}
+RUDE = "-rude-"
+"""In the event ids of rude clients."""
+UNHARMED = (202, 422, 429)
+"""What polite clients may get: 429 is not the rude ones' doing, but of consumers that are behind (``soak``)."""
 _names = itertools.count()
 
 
 def rude(rig: Rig) -> tuple[socket.socket, str, bytes]:
     """A connection, an event id of its own, and the bytes of a request with it."""
     connection = socket.create_connection((rig.server.host, rig.server.port), ANSWER_SECONDS)
-    event_id = f"rude-{os.getpid()}-{next(_names)}"
-    return connection, event_id, http_post(ujson.dumps(record(event_id)).encode())
+    event_id = f"{rig.load.name}{RUDE}{next(_names)}"
+    return connection, event_id, post([content.sent(event_id)])
 
 
 def reset(connection: socket.socket) -> None:
@@ -85,7 +88,7 @@ def half_closed(rig: Rig) -> Iterator[None]:
         connection.shutdown(socket.SHUT_WR)
         status, _, body = read_answer(connection)
         connection.close()
-        assert status == 202, status
+        assert status in UNHARMED, status
         rig.load.answers.append(understand(status, body, (event_id,), (), began))
     yield
 
@@ -200,12 +203,8 @@ def back_to(rig: Rig, before: int) -> bool:
 
 def polite_unharmed(rig: Rig, answers: list[Answer]) -> bool:
     """The load beside the rude clients is answered 202, every request, and soon."""
-    polite = [
-        answer
-        for answer in answers
-        if not "".join(answer.promised + answer.refused + answer.unknown).startswith("rude-")
-    ]
-    harmed = [answer for answer in polite if answer.status not in (202, 422) or answer.seconds > SLOWEST_SECONDS]
+    polite = [answer for answer in answers if RUDE not in "".join(answer.promised + answer.refused + answer.unknown)]
+    harmed = [answer for answer in polite if answer.status not in UNHARMED or answer.seconds > SLOWEST_SECONDS]
     assert not harmed, harmed[0]
     return len(polite) > 50
 

@@ -2,7 +2,8 @@
 
 What lives here: what was sent and what was answered. What must not: the store, and any judgement (``oracle``).
 
-Each id is sent once, whatever the answer: so "at most once per attempt" is "at most once in the stream".
+Each id is sent once, whatever the answer: so "at most once per attempt" is "at most once in the stream". What a record
+holds follows from its id (``content``).
 The clients are raw sockets on threads, paced: they share the machine's cores with the server under test.
 """
 
@@ -14,11 +15,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ujson
 
-from tests.support import record
+from tests.faults import content
 
 CLIENTS = 8
 PACE_SECONDS = 0.005
@@ -63,7 +64,7 @@ class Load:
         self, name: str, address: Callable[[], tuple[str, int]], clients: int = CLIENTS, pace: float = PACE_SECONDS
     ) -> None:
         self.answers: list[Answer] = []
-        self._name, self._address, self._pace = name, address, pace
+        self.name, self._address, self._pace = name, address, pace
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, args=(n,), daemon=True) for n in range(clients)]
 
@@ -79,6 +80,10 @@ class Load:
             if thread.ident is not None:
                 thread.join()
 
+    def note_reset(self, ids: tuple[str, ...], began: float) -> None:
+        """Note a request that may have been sent, and whose connection ended without an answer."""
+        self.answers.append(Answer(0, RESET, began, time.time(), (), (), ids))
+
     def since(self, moment: float) -> list[Answer]:
         """The answers that came at ``moment`` or later, to requests sent whenever."""
         return [answer for answer in list(self.answers) if answer.ended >= moment]
@@ -92,7 +97,7 @@ class Load:
         for count in itertools.count():
             if self._stop.is_set():
                 break
-            ids, body, invalid = request_body(f"{self._name}-{number}-{count}", count)
+            ids, body, invalid = request_body(f"{self.name}-{number}-{count}", count)
             began = time.time()
             if connection is None:
                 try:
@@ -128,8 +133,14 @@ def request_body(name: str, count: int) -> tuple[tuple[str, ...], bytes, tuple[s
         ids = (name,)
         invalid = ids if count % INVALID_EVERY == 1 else ()
     # Its time zone is missing, so the record is refused.
-    lines = [ujson.dumps(record(i, **({"timestamp": "2026-01-31T23:59:59"} if i in invalid else {}))) for i in ids]
-    return ids, http_post("\n".join(lines).encode(), b"application/x-ndjson" if len(ids) > 1 else b""), invalid
+    wrong = {"timestamp": "2026-01-31T23:59:59"}
+    return ids, post([{**content.sent(i), **(wrong if i in invalid else {})} for i in ids]), invalid
+
+
+def post(records: list[dict[str, Any]]) -> bytes:
+    """The bytes of a request with these records: NDJSON if there are several."""
+    body = "\n".join(map(ujson.dumps, records)).encode()
+    return http_post(body, b"application/x-ndjson" if len(records) > 1 else b"")
 
 
 def http_post(body: bytes, content_type: bytes = b"") -> bytes:

@@ -98,6 +98,13 @@ def freeze(pid: int, trace: Path) -> None:
     wait_until(lambda: len(stop.findall(trace.read_text())) > before, "the traced process stops")
 
 
+def is_held(pid: int) -> bool:
+    """Whether strace holds the main thread of a process: in a call that it delays, or for an instant in any other."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "t"
+    return False
+
+
 def calls(trace: str) -> list[Call]:
     """The calls on the append-only file, in the order in which they ended."""
     found, open_calls = [], dict[str, tuple[str, float]]()

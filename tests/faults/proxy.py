@@ -27,11 +27,13 @@ _LINGER_NONE = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: close() sends 
 class Proxy:
     """Listens on ``127.0.0.1:port``, forwards to the unix socket ``target``; both may change at any time.
 
-    ``hits`` counts the chunks that ``mode`` cut or kept.
+    ``hits`` counts the chunks that ``mode`` cut or kept. A request that holds the bytes ``hold`` waits, whatever the
+    mode, until they are empty again; ``held`` counts these.
     """
 
     def __init__(self, target: str) -> None:
         self.target, self.mode, self.hits = target, PASS, 0
+        self.hold, self.held = b"", 0
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -99,6 +101,10 @@ class Proxy:
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
                 return
+            if self.hold and self.hold in data:
+                self.held += 1
+                while self.hold:
+                    await asyncio.sleep(HOLE_POLL_SECONDS)
             if not await self._may_pass():
                 return
             writer.write(data)

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import redis
 
 from tests.faults.load import PACE_SECONDS, Load
-from tests.faults.oracle import Verdict, connect, judge, read_back
+from tests.faults.oracle import Address, Verdict, connect, judge_lines, read_lines
 from tests.faults.proxy import Proxy
 from tests.support import DEADLINE_SECONDS, Server, wait_until
 from wsgi.store.server import server_binary
@@ -211,7 +211,7 @@ class Rig:
         fsync = {"appendfsync": "always"} if level == "synced" else {}
         self._options = {**fsync, **(options or {})}
         self._prefix, self._clock, self._disk_bytes = prefix, clock, disk_bytes
-        self._proxied, self._replicated, self._own_store = proxied, replica or level == "replicated", own_store
+        self._proxied, self._replicated, self.own_store = proxied, replica or level == "replicated", own_store
         self._env, self._args, self._python = dict(env or {}), list(args), list(python)
         self.store: Store
         self.replica: Store
@@ -219,7 +219,9 @@ class Rig:
         self.link: Proxy  # between the replica and the store that it follows, which has no port
         self.holder: Store  # of the stream in the end
         self.server: Server
+        self._servers: list[Server] = []
         self.load: Load
+        self.consumed: dict[Address, bytes] = {}  # lines that a consumer got, and that may have been trimmed since
 
     def __enter__(self) -> Rig:
         with contextlib.ExitStack() as stack:
@@ -234,7 +236,7 @@ class Rig:
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         env = {"INLET_STREAM": STREAM, **LEVEL_ENV[self.level], **self._env}
-        if self._own_store:
+        if self.own_store:
             self.store = Store(self._options, prefix=self._prefix)
             stack.callback(self.store.close)
             if self._clock:
@@ -255,12 +257,28 @@ class Rig:
             self.proxy = Proxy(self.store.socket_path)
             stack.callback(self.proxy.close)
             env["REDIS_URL"] = f"redis://127.0.0.1:{self.proxy.port}/0"
-        args = ["--workers", str(WORKERS), *WORKER_ARGS, *self._args]
-        self.server = Server("app:application", args, env, self._python)
-        stack.callback(self.server.close)
-        wait_until(lambda: len(self.server.workers()) == WORKERS, "all workers have booted")
+        self._env = env
+        stack.callback(self._close_servers)
+        self.start_server()
         stack.callback(lambda: self.load.stop())
         self.new_load()
+
+    def start_server(self, **more: str) -> None:
+        """Start the server; another, once the one before has ended. ``more`` is added to its environment."""
+        self._close_servers()
+        self._env.update(more)
+        args = ["--workers", str(WORKERS), *WORKER_ARGS, *self._args]
+        self.server = Server("app:application", args, self._env, self._python)
+        self._servers.append(self.server)
+        wait_until(lambda: len(self.server.workers()) == WORKERS, "all workers have booted")
+
+    def _close_servers(self) -> None:
+        while self._servers:
+            self._servers.pop().close()
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Have ``call`` made when the rig is taken down, before the store and the server are."""
+        self._closing.callback(call)
 
     def new_load(self, pace: float = PACE_SECONDS) -> Load:
         """Load with ids of its own, not yet started, as ``load``. The one before has been stopped."""
@@ -281,12 +299,20 @@ class Rig:
 
     def reader(self) -> Any:
         """A client of the store that holds the records in the end."""
-        return self.holder.client() if self._own_store else connect(str(self.server.data_dir / "valkey.sock"))
+        return self.holder.client() if self.own_store else connect(str(self.server.data_dir / "valkey.sock"))
+
+    @property
+    def reader_url(self) -> str:
+        """The URL of the store that holds the records in the end."""
+        return self.holder.url if self.own_store else f"unix://{self.server.data_dir / 'valkey.sock'}"
 
     def verdict(self) -> Verdict:
-        """The oracle's, over all that the load noted and the stream holds; after ``load.stop``."""
+        """The oracle's, over all that the load noted and the stream holds or held; after ``load.stop``."""
         with self.reader() as client:
-            return judge(self.load.answers, read_back(client, *self.streams))
+            # In this order: what is trimmed before it is read here was consumed before that.
+            lines = dict(read_lines(client, *self.streams))
+        lines.update(self.consumed)
+        return judge_lines(self.load.answers, lines.values())
 
 
 @contextlib.contextmanager

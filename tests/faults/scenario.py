@@ -1,6 +1,9 @@
 """A fault scenario: load, a fault in the middle of it, its end, recovery, and the oracle's verdict.
 
 What lives here: the order of these steps, and what every scenario must show. What must not: a single fault.
+
+Four things must hold in every scenario: each record that was answered 202 is there; each record that is there was sent;
+it is what was sent, byte for byte; and the system accepts and delivers again afterwards.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from tests.faults.aftermath import accepts, delivered
 from tests.faults.load import TIMEOUT, Answer, summary
 from tests.faults.oracle import Verdict
 from tests.faults.rig import Rig
@@ -21,6 +25,10 @@ WARM_ANSWERS = 60
 """202s before the fault: load flows."""
 RECOVERED_ANSWERS = 40
 """202s to requests sent after the fault's end: load flows again."""
+ANSWERED_MIN = 60
+"""Records answered 202 in a scenario: fewer prove nothing."""
+REFUSED_MIN = 5
+"""Records refused in a scenario: what must not be stored has to be tried too."""
 SEEN_SECONDS = 60.0
 """How long a fault may take to show in the answers: generous, since machines are shared."""
 RECOVERY_SECONDS = 60.0
@@ -52,8 +60,12 @@ class Fault:
     """Keyword arguments of the Rig."""
     impossible: Callable[[], str] = lambda: ""
     """Why this machine cannot run it; empty if it can."""
+    seen_seconds: float = SEEN_SECONDS
+    """How long the fault may take to show."""
+    recovery_seconds: float = RECOVERY_SECONDS
+    """How long recovery may take."""
     recovers: bool = True
-    """Whether load flows again afterwards; not after TERM."""
+    """Whether load flows again afterwards; after TERM only once the server is started again."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +79,54 @@ class Row:
     slowest: float
     verdict: Verdict
     wrong: str
+    delivered: int | None = None
+    """Records that a consumer group got afterwards, all that the stream held; None where none was asked to read."""
+
+
+class Passage(NamedTuple):
+    """Load that went through a fault: the answers since its start, and the first 202's seconds after its end."""
+
+    during: list[Answer]
+    recovered: float | None
 
 
 def run(fault: Fault, level: str) -> Row:
-    """Run one scenario on a rig of its own. Raises AssertionError as ``through`` does."""
+    """Run one scenario on a rig of its own. Raises AssertionError as ``lead`` does."""
     with Rig(level, **fault.rig) as rig, explained(rig):
         return through(fault, rig)
 
 
-def through(fault: Fault, rig: Rig, *, calm_seconds: float = 0.0) -> Row:
+def through(fault: Fault, rig: Rig) -> Row:
+    """Lead the load through a fault, then ask the oracle, and a consumer group. Raises AssertionError as ``lead``."""
+    passage = lead(fault, rig)
+    if not fault.recovers:
+        rig.start_server()
+    accepts(rig)
+    verdict = rig.verdict()
+    with rig.reader() as client:
+        count, undelivered = delivered(rig.reader_url, client, *rig.streams)
+    assert verdict.lost or rig.level not in fault.must_lose, "nothing was lost: the fault was none"
+    return Row(
+        name=fault.name,
+        level=rig.level,
+        answers=summary(passage.during) or "every request answered 202",
+        recovered=passage.recovered,
+        slowest=max(answer.seconds for answer in passage.during),
+        verdict=verdict,
+        wrong="; ".join(
+            text
+            for text in (
+                wrong(verdict, passage.during, rig.server.log(), may_lose=rig.level in fault.loses),
+                undelivered,
+                too_little(verdict, rig.load.answers),
+            )
+            if text
+        ),
+        delivered=count,
+    )
+
+
+def lead(fault: Fault, rig: Rig, *, calm_seconds: float = 0.0) -> Passage:
     """Lead ``rig.load`` through a fault, and ``calm_seconds`` more. Starts and stops it.
 
     Raises AssertionError where load did not flow, the fault did not show, or it did not recover.
@@ -85,26 +136,15 @@ def through(fault: Fault, rig: Rig, *, calm_seconds: float = 0.0) -> Row:
     wait_until(lambda: len(load.accepted()) >= WARM_ANSWERS, "load flows")
     began = time.time()
     with fault.inject(rig):
-        wait_until(lambda: fault.seen(rig, load.since(began)), f"{fault.name} shows in the answers", SEEN_SECONDS)
+        wait_until(lambda: fault.seen(rig, load.since(began)), f"{fault.name} shows in the answers", fault.seen_seconds)
         time.sleep(fault.hold_seconds)
     undone = time.time()
     if fault.recovers:
-        wait_until(lambda: len(load.accepted(undone)) >= RECOVERED_ANSWERS, "load flows again", RECOVERY_SECONDS)
+        wait_until(lambda: len(load.accepted(undone)) >= RECOVERED_ANSWERS, "load flows again", fault.recovery_seconds)
     time.sleep(calm_seconds)
     load.stop()
-    during = load.since(began)
     back = min((answer.ended for answer in load.accepted(undone)), default=None)
-    verdict = rig.verdict()
-    assert verdict.lost or rig.level not in fault.must_lose, "nothing was lost: the fault was none"
-    return Row(
-        name=fault.name,
-        level=rig.level,
-        answers=summary(during) or "every request answered 202",
-        recovered=None if back is None else back - undone,
-        slowest=max(answer.seconds for answer in during),
-        verdict=verdict,
-        wrong=wrong(verdict, during, rig.server.log(), may_lose=rig.level in fault.loses),
-    )
+    return Passage(load.since(began), None if back is None else back - undone)
 
 
 @contextlib.contextmanager
@@ -128,6 +168,17 @@ def wrong(verdict: Verdict, answers: list[Answer], log: str, *, may_lose: bool) 
     if "Traceback" in log:
         faults.append("a traceback in the log:\n" + log[log.index("Traceback") :][:2_000])
     return "; ".join(fault for fault in faults if fault)
+
+
+def too_little(verdict: Verdict, answers: list[Answer]) -> str:
+    """Why the scenario proves nothing, in words; empty if it does."""
+    refused = sum(len(answer.refused) for answer in answers)
+    few = {"answered 202": (verdict.answered, ANSWERED_MIN), "refused": (refused, REFUSED_MIN)}
+    return ", ".join(
+        f"only {number} records {what}, where {least} are needed"
+        for what, (number, least) in few.items()
+        if number < least
+    )
 
 
 def reported(*reasons: str) -> Seen:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +36,22 @@ FUTURE_ID = 10**13 - 1
 FSYNC_MICROSECONDS = 1_200_000
 """Of a slow disk: under every deadline of a commit."""
 UNWRITTEN_BYTES = 16_384
+ANSWERS_IN_FSYNC_MIN = 20
+"""Requests answered 202 while one fsync is in progress: what a store that holds writes back would lose."""
+LOOK_SECONDS = 0.02
 DISK_BYTES = 16 * 2**20
+SMALL_DISK = "/mnt"
+"""Where only the server and its store see a small file system."""
+ON_SMALL_DISK = {
+    "own_store": False,
+    "env": {"INLET_DATA_DIR": f"{SMALL_DISK}/data"},
+    "python": (
+        *("unshare", "--mount", "sh", "-c"),
+        f'mount -t tmpfs -o size={4 * DISK_BYTES} inlet-faults {SMALL_DISK} && exec "$0" "$@"',
+        sys.executable,
+    ),
+}
+"""Keyword arguments of a Rig."""
 
 AWAY = reported("sink-unavailable", "sink-outcome-unknown")
 REFUSES = reported("sink-unavailable")
@@ -120,6 +137,43 @@ def caught_in_fsync(rig: Rig, began: float, trace: Path) -> bool:
     if any(b'["%b"' % event_id.encode() not in content for event_id in promised):
         return True
     rig.store.signal(signal.SIGCONT)
+    return False
+
+
+@contextlib.contextmanager
+def embedded_killed_in_fsync(rig: Rig) -> Iterator[None]:
+    """SIGKILL to the embedded store in the middle of an fsync that takes long, whoever does it."""
+    lock = rig.server.data_dir / "valkey.lock"
+    before = lock.read_text()
+    slow = f"inject=fdatasync:delay_enter={FSYNC_MICROSECONDS}"
+    with contextlib.ExitStack() as stack:
+        for pid in embedded_pids(rig):
+            trace = rig.server.directory / f"slow-{pid}"
+            stack.enter_context(power_cut.traced(pid, trace, "trace=fdatasync", slow))
+        wait_until(functools.partial(answered_in_fsync, rig, time.time()), "an fsync is slow")
+        os.kill(int(before), signal.SIGKILL)
+    yield
+    wait_until(lambda: lock.read_text() not in ("", before), "the master has started another store")
+
+
+def embedded_pids(rig: Rig) -> list[int]:
+    """The embedded store, and the process that fsyncs its files if there is one."""
+    master = rig.server.process.pid
+    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    syncing = [pid for pid in children if b"sync_loop.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int((rig.server.data_dir / "valkey.lock").read_text()), *map(int, syncing)]
+
+
+def answered_in_fsync(rig: Rig, began: float) -> bool:
+    """Whether an fsync is in progress that requests were answered during, or at ``synced`` have waited for."""
+    _, *syncing = embedded_pids(rig)
+    if not syncing:
+        return any(answer.seconds > FSYNC_MICROSECONDS / 2e6 for answer in rig.load.since(began))
+    before = time.time()
+    while power_cut.is_held(syncing[0]):
+        if len(rig.load.accepted(before)) > ANSWERS_IN_FSYNC_MIN:
+            return True
+        time.sleep(LOOK_SECONDS)
     return False
 
 
@@ -293,19 +347,51 @@ def ids_go_on(rig: Rig, answers: list[Answer]) -> bool:
     return sum(answer.status == 202 for answer in answers) >= WARM_ANSWERS
 
 
+def fill(ballast: Path) -> None:
+    """Take all that is left of a file system."""
+    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4_096):
+            pass
+
+
 @contextlib.contextmanager
 def full_disk(rig: Rig) -> Iterator[None]:
     """A file takes the rest of the store's file system; a store that ended of it is started again."""
     ballast = rig.store.directory / "ballast"
-    with open(ballast, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while file.write(b"\0" * 4_096):
-            pass
+    fill(ballast)
     try:
         yield
     finally:
         ballast.unlink()
         if not rig.store.alive():
             rig.store.start()
+
+
+@contextlib.contextmanager
+def full_disk_and_ended(rig: Rig) -> Iterator[None]:
+    """The same, and the store is ended before there is space again: with it goes what it had answered from memory."""
+    with full_disk(rig):
+        yield
+        if rig.store.alive():
+            rig.store.signal(signal.SIGTERM)
+            wait_until(lambda: not rig.store.alive(), "the store has ended")
+
+
+@contextlib.contextmanager
+def full_disk_of_embedded(rig: Rig) -> Iterator[None]:
+    """A file takes the rest of the embedded store's disk, and the store is killed before there is space again."""
+    disk = Path(f"/proc/{rig.server.process.pid}/root{SMALL_DISK}")
+    # So that the oracle finds the socket: only the server's processes see the file system.
+    rig.server.data_dir.symlink_to(disk / "data")
+    fill(disk / "ballast")
+    try:
+        yield
+    finally:
+        lock = disk / "data" / "valkey.lock"
+        before = lock.read_text()
+        os.kill(int(before), signal.SIGKILL)
+        (disk / "ballast").unlink()
+        wait_until(lambda: lock.read_text() not in ("", before), "the master has started another store")
 
 
 def no_libfaketime() -> str:
@@ -343,13 +429,21 @@ FAULTS = [
     ),
     Fault(name="store ended (SIGTERM), restarted", inject=terminated, seen=AWAY),
     Fault(
-        name="store killed in mid-fsync (slow disk), restarted",
+        name="external store killed in mid-fsync (slow disk), restarted",
         inject=killed_in_fsync,
         seen=AWAY,
         levels=LOCAL_LEVELS,
         loses=("stored",),
         must_lose=("stored",),
         impossible=power_cut.no_strace,
+    ),
+    Fault(
+        name="embedded store killed in mid-fsync (slow disk)",
+        inject=embedded_killed_in_fsync,
+        seen=AWAY,
+        levels=LOCAL_LEVELS,
+        impossible=power_cut.no_strace,
+        rig={"own_store": False},
     ),
     Fault(name="store stopped (SIGSTOP) for 5 s", inject=halted, seen=UNKNOWN, levels=ALL_LEVELS, hold_seconds=3),
     Fault(name="store slow (CLIENT PAUSE 1 s)", inject=PAUSED_SHORTLY, seen=SLOW, levels=LOCAL_LEVELS),
@@ -388,5 +482,23 @@ FAULTS = [
         levels=LOCAL_LEVELS,
         impossible=no_private_mount,
         rig={"disk_bytes": DISK_BYTES},
+    ),
+    Fault(
+        name="disk full under the append-only file, store ended (SIGTERM)",
+        inject=full_disk_and_ended,
+        seen=DISK,
+        levels=LOCAL_LEVELS,
+        loses=("stored",),
+        must_lose=("stored",),
+        impossible=no_private_mount,
+        rig={"disk_bytes": DISK_BYTES},
+    ),
+    Fault(
+        name="disk full under the embedded store, which is killed (SIGKILL)",
+        inject=full_disk_of_embedded,
+        seen=reported("store-full"),
+        levels=LOCAL_LEVELS,
+        impossible=no_private_mount,
+        rig=ON_SMALL_DISK,
     ),
 ]

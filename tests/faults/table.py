@@ -16,8 +16,9 @@ from tests.support import ROOT
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: written by python -m tests.faults --write -->", "<!-- end of faults -->"
 HEAD = (
-    "| fault | level | answers meanwhile | again after | answered 202 | found | lost | doubled |\n"
-    "|---|---|---|---|---|---|---|---|\n"
+    "| fault | level | answers meanwhile | again after "
+    "| answered 202 | found | lost | doubled | altered | delivered |\n"
+    "|---|---|---|---|---|---|---|---|---|---|\n"
 )
 
 
@@ -40,13 +41,16 @@ def line(row: Row) -> str:
     """One row of the table."""
     again = "-" if row.recovered is None else f"{max(row.recovered, 0):.1f} s"
     verdict = row.verdict
-    counts = f"{verdict.answered} | {verdict.found} | {verdict.lost} | {verdict.doubled}"
+    delivered = "-" if row.delivered is None else row.delivered
+    counts = (
+        f"{verdict.answered} | {verdict.found} | {verdict.lost} | {verdict.doubled} | {verdict.altered} | {delivered}"
+    )
     return f"| {row.name} | `{row.level}` | {row.answers} | {again} | {counts} |"
 
 
 def not_run(name: str, level: str, reason: str) -> str:
     """The row of a scenario that this machine cannot run."""
-    return f"| {name} | `{level}` | not run: {reason} | - | - | - | - | - |"
+    return f"| {name} | `{level}` | not run: {reason} | - | - | - | - | - | - | - |"
 
 
 def write(lines: Iterable[str]) -> None:

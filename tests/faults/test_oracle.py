@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
+from collections.abc import Iterator
 
 import pytest
 
+from tests.faults import content
+from tests.faults.aftermath import delivered
 from tests.faults.load import NOTHING_STORED, Answer, request_body, summary, understand
-from tests.faults.oracle import Verdict, judge, read_back
-from tests.faults.rig import Rig, Store
-from tests.faults.scenario import Fault, reported, run
+from tests.faults.oracle import Verdict, judge, judge_lines, read_back
+from tests.faults.rig import STREAM, Rig, Store
+from tests.faults.scenario import ANSWERED_MIN, REFUSED_MIN, Fault, anything, reported, run, too_little
 from tests.faults.store_faults import FAULTS
 
 
@@ -97,8 +102,91 @@ def test_records_deleted_behind_inlets_back_are_found_lost_over_the_real_server(
         assert rig.verdict().lost > 0
 
 
-def test_a_scenario_whose_fault_does_not_show_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.faults.scenario.SEEN_SECONDS", 0.5)
-    harmless = Fault(name="nothing at all", inject=FAULTS[0].inject, seen=reported("no such reason"))
+def test_a_scenario_whose_fault_does_not_show_fails() -> None:
+    never = reported("no such reason")
+    harmless = Fault(name="nothing at all", inject=FAULTS[0].inject, seen=never, seen_seconds=0.5)
     with pytest.raises(AssertionError, match="nothing at all shows in the answers"):
         run(harmless, "stored")
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    started = Store({})
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()
+
+
+def test_what_a_record_holds_follows_from_its_id_and_ids_differ_in_every_member() -> None:
+    lines = [content.stored(f"c-{number}") for number in range(500)]
+    assert lines[7] == content.stored("c-7")
+    for member in range(1, 5):
+        assert len({str(line[member]) for line in lines}) >= 4
+
+
+@pytest.mark.parametrize("member", range(1, 5))
+def test_a_record_that_is_not_stored_as_it_was_sent_is_found(member: int) -> None:
+    members = list(content.stored("a"))
+    members[member] = {"k": "v"} if member == 4 else "other"
+    changed = json.dumps(members, separators=(",", ":")).encode()
+    assert judge_lines([answer(202, promised="a")], [content.line("a")]).faults() == ""
+    assert judge_lines([answer(202, promised="a")], [changed]).faults() == "1 not stored as sent"
+
+
+def test_a_line_with_the_right_members_in_other_bytes_is_found() -> None:
+    spaced = json.dumps(content.stored("a")).encode()
+    assert judge_lines([answer(202, promised="a")], [spaced]).faults() == "1 not stored as sent"
+
+
+def test_a_line_that_is_no_record_is_a_stranger() -> None:
+    verdict = judge_lines([answer(202, promised="a")], [content.line("a"), b"[]", b"{"])
+    assert (verdict.strangers, verdict.altered) == (2, 2)
+
+
+def test_a_group_that_gets_all_that_the_stream_holds_satisfies_the_oracle(store: Store) -> None:
+    with store.client() as client:
+        for number in range(20):
+            client.xadd(STREAM, {"r": content.line(f"d-{number}"), "n": 1})
+        client.xadd(STREAM, {"of": "the test"})
+        assert delivered(store.url, client, STREAM) == (20, "")
+
+
+def test_a_record_that_no_group_gets_is_found(store: Store) -> None:
+    with store.client() as client:
+        for number in range(20):
+            client.xadd(STREAM, {"r": content.line(f"d-{number}"), "n": 1})
+        # The oracle's group is past the first ones, as if someone else had read them under its name.
+        client.xgroup_create(STREAM, "oracle", id=client.xrange(STREAM)[4][0])
+        assert delivered(store.url, client, STREAM) == (15, "5 not delivered")
+
+
+def test_a_system_that_accepts_nothing_afterwards_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.scenario.RECOVERED_ANSWERS", 0)
+    monkeypatch.setattr("tests.faults.aftermath.ACCEPT_SECONDS", 2.0)
+
+    @contextlib.contextmanager
+    def for_good(rig: Rig) -> Iterator[None]:
+        yield
+        rig.store.config(maxmemory=1)
+
+    with pytest.raises(AssertionError, match="a record is accepted afterwards"):
+        run(Fault(name="out of memory for good", inject=for_good, seen=anything), "stored")
+
+
+@pytest.mark.parametrize(
+    ("answered", "refused", "words"),
+    [
+        (ANSWERED_MIN, REFUSED_MIN, ""),
+        (
+            ANSWERED_MIN - 1,
+            REFUSED_MIN,
+            f"only {ANSWERED_MIN - 1} records answered 202, where {ANSWERED_MIN} are needed",
+        ),
+        (ANSWERED_MIN, REFUSED_MIN - 1, f"only {REFUSED_MIN - 1} records refused, where {REFUSED_MIN} are needed"),
+    ],
+)
+def test_a_scenario_that_saw_too_little_fails(answered: int, refused: int, words: str) -> None:
+    verdict = Verdict(answered, answered, 0, 0, 0, 0, 0)
+    assert too_little(verdict, [answer(422, refused="r" * refused)]) == words

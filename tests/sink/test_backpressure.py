@@ -6,12 +6,15 @@ from collections import deque
 
 import pytest
 
+from inlet.stream.retention import Hold
 from wsgi.problems import SinkError
 from wsgi.sink.backpressure import RETRY_AFTER_SECONDS_MAX, SAMPLES_MAX, Backpressure, retry_after
 from wsgi.sink.probe import Sample
 
 
-def sample(used: int | None = None, of: int | None = None, backlog: int | None = None, full: bool = False) -> Sample:
+def sample(
+    used: int | None = None, of: int | None = None, backlog: int | None = None, full: Hold | None = None
+) -> Sample:
     return Sample(used, of, "noeviction", True, backlog, full, {})
 
 
@@ -31,11 +34,13 @@ def test_the_memory_at_its_bound_and_one_past_it(used: int, refused: bool) -> No
     assert reason(verdict) == ("store-full" if refused else None)
 
 
-def test_a_full_retention_refuses() -> None:
-    verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(full=True))
+def test_a_full_retention_refuses_and_names_what_holds_it() -> None:
+    verdict = Backpressure(backlog_max=0, memory_percent_max=95).judge(0, sample(full=Hold("missing", "mail")))
     assert verdict is not None
     assert verdict.reason == "backlog-full"
     assert "INLET_RETENTION" in verdict.detail
+    assert "group 'mail' is missing" in verdict.detail
+    assert "inlet groups forget mail" in verdict.detail
 
 
 def test_no_bound_and_no_answer_refuse_nothing() -> None:

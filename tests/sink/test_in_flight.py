@@ -80,7 +80,7 @@ def test_so_many_commits_are_in_flight_at_most(
     warm(subject)
     store.process.send_signal(signal.SIGSTOP)
     pending = [one for number in range(1, 6) for one in begin(subject, b"%d" % number)]
-    assert len(subject.links[STORED]._flights) == flights
+    assert len(subject.links[STORED].flights) == flights
     store.process.send_signal(signal.SIGCONT)
     assert subject.loop.finish(*pending) == [None] * 5
     rest = [b"1", b"2\n3\n4\n5"] if flights == 1 else [b"1", b"2", b"3\n4\n5"]
@@ -359,14 +359,14 @@ def test_received_is_done_once_it_is_sent_and_its_reply_is_counted_when_it_comes
     store = stores()
     subject = Sink(store.url, stream, level=RECEIVED, commit_timeout_ms=LONG_MS)
     warm(subject)
-    subject.loop.until(lambda: not subject.links[RECEIVED].busy, "the reply")
+    subject.loop.until(lambda: not subject.links[RECEIVED].flights, "the reply")
     store.process.send_signal(signal.SIGSTOP)
     before = _records("stored")
     for number in range(20):
         assert subject.loop.finish(*begin(subject, b"%d" % number)) == [None]
     assert _records("stored") == before
     store.process.send_signal(signal.SIGCONT)
-    subject.loop.until(lambda: not subject.links[RECEIVED].busy, "every reply")
+    subject.loop.until(lambda: not subject.links[RECEIVED].flights, "every reply")
     assert _records("stored") == before + 20
     assert store.client.xlen(stream) == 21
 
@@ -378,7 +378,7 @@ def test_received_waits_where_too_many_replies_are_outstanding(
     store = stores()
     subject = Sink(store.url, stream, level=RECEIVED, commit_timeout_ms=LONG_MS)
     warm(subject)
-    subject.loop.until(lambda: not subject.links[RECEIVED].busy, "the reply")
+    subject.loop.until(lambda: not subject.links[RECEIVED].flights, "the reply")
     store.process.send_signal(signal.SIGSTOP)
     pending = []
     for number in range(4):
@@ -391,7 +391,7 @@ def test_received_waits_where_too_many_replies_are_outstanding(
     assert [one.done for one in pending] == [True] * 4 + [False] * 2
     store.process.send_signal(signal.SIGCONT)
     assert subject.loop.finish(*pending) == [None] * 6
-    subject.loop.until(lambda: not subject.links[RECEIVED].busy, "every reply")
+    subject.loop.until(lambda: not subject.links[RECEIVED].flights, "every reply")
     assert stored(store.client, stream)[-1] == b"4\n5"
 
 
@@ -402,7 +402,7 @@ def test_received_to_a_store_that_stays_silent_opens_the_circuit_and_counts_what
     store = stores()
     subject = Sink(store.url, stream, level=RECEIVED, commit_timeout_ms=500)
     warm(subject)
-    subject.loop.until(lambda: not subject.links[RECEIVED].busy, "the reply")
+    subject.loop.until(lambda: not subject.links[RECEIVED].flights, "the reply")
     before = _records("dropped")
     store.process.send_signal(signal.SIGSTOP)
     assert subject.loop.finish(*begin(subject, b"1", b"2")) == [None, None]
@@ -473,6 +473,7 @@ def test_blocking_commits_go_on_where_a_loop_has_begun(valkey: str, client: Any,
 
 
 def _records(what: str) -> float:
+    metrics.LATE.flush()
     counter = {"stored": metrics.RECORDS_STORED, "dropped": metrics.RECORDS_DROPPED}[what]
     return next(iter(counter.collect())).samples[0].value
 

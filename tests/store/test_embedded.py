@@ -151,19 +151,21 @@ def test_a_directory_with_odd_characters_works(data_dir: Path) -> None:
 def test_the_store_is_private_durable_and_never_evicts(data_dir: Path, store: EmbeddedStore) -> None:
     config: dict[str, str] = client(store).config_get("*")  # type: ignore[assignment]  # redis-py unites sync and async
     assert config["port"] == "0"
-    assert (config["appendonly"], config["appendfsync"], config["save"]) == ("yes", "everysec", "")
+    assert (config["appendonly"], config["appendfsync"], config["save"]) == ("yes", "no", "")
     assert (config["maxmemory-policy"], config["aof-load-truncated"]) == ("noeviction", "yes")
     assert stat.S_IMODE(store.socket_path.stat().st_mode) == 0o700
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
-def test_fsync_always_is_passed_on(data_dir: Path) -> None:
-    strict = EmbeddedStore(data_dir, fsync="always")
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+def test_who_fsyncs_is_passed_on(data_dir: Path, fsync: server.Fsync) -> None:
+    other = EmbeddedStore(data_dir, fsync)
     try:
-        strict.start()
-        assert client(strict).config_get("appendfsync") == {"appendfsync": "always"}
+        other.start()
+        assert client(other).config_get("appendfsync") == {"appendfsync": fsync}
+        assert other.syncer is None
     finally:
-        strict.stop()
+        other.stop()
 
 
 def test_a_ctrl_c_at_the_terminal_does_not_reach_the_store(data_dir: Path, store: EmbeddedStore) -> None:
@@ -366,6 +368,24 @@ def test_a_store_whose_status_another_reaper_took_counts_as_ended(data_dir: Path
     assert store.poll() == 0
     store.start()
     assert client(store).ping()
+
+
+def test_a_store_that_cannot_end_is_waited_for_aloud_and_then_left(
+    data_dir: Path, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = live_pid(data_dir)
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.connect(str(store.socket_path))
+        busy.sendall(b'EVAL "while true do end" 0\r\n')
+        monkeypatch.setattr(server, "COMMAND_SECONDS_MAX", 0.2)
+        monkeypatch.setattr(module, "SILENT_SECONDS_MAX", 0.2)
+        monkeypatch.setattr(module, "STOP_SECONDS_MAX", 1.0)
+        store.stop()
+    words = [line.getMessage() for line in caplog.records]
+    assert [f"process {pid}" in line for line in words] == [True, True]
+    assert "waiting for" in words[0]
+    assert "left to the next start" in words[1]
+    assert store_pid(data_dir) == pid
 
 
 def test_a_process_has_one_store_a_directory(data_dir: Path) -> None:

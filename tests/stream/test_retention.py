@@ -1,4 +1,4 @@
-"""inlet.stream.retention: reading a retention, and every decision on what to trim."""
+"""inlet.stream.retention: reading a retention, and the words for what holds a stream back."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import pytest
 from inlet.stream.retention import (
     AGE_MS_MAX,
     ENTRIES_MAX,
+    GROUP_CHARS_MAX,
     MEMORY_MAX,
-    Group,
-    Observed,
+    Hold,
     Retention,
-    Trim,
-    plan,
+    read_marker,
     retention,
-    safe_id,
 )
 
 
@@ -42,57 +40,25 @@ def test_retention_refuses_an_unknown_word_for_unread() -> None:
         retention("age=1d", "maybe")
 
 
-def test_safe_is_what_every_group_has_acked() -> None:
-    assert safe_id([]) == (0, 0)
-    assert safe_id([Group("a", (10, 3), None)]) == (10, 4)
-    assert safe_id([Group("a", (10, 3), None), Group("b", (9, 0), (7, 1))]) == (7, 1)
-    assert safe_id([Group("a", (0, 0), None)]) == (0, 1)
+def test_what_holds_a_stream_back_is_said_in_words_and_survives_the_store() -> None:
+    assert read_marker(b"nobody ") == Hold("nobody")
+    assert read_marker(b"behind a b") == Hold("behind", "a b")
+    assert "group 'mail' has acked the least" in read_marker(b"behind mail").words()
+    assert "no group" in Hold("nobody").words()
+    missing = read_marker(b"missing mail").words()
+    assert "missing" in missing
+    assert "inlet groups forget mail" in missing
 
 
-ACKED = (Group("a", (1_000, 0), None),)
+def test_a_marker_of_an_earlier_version_is_read() -> None:
+    assert read_marker(b"100") == Hold("unknown")
+    assert "inlet lag" in Hold("unknown").words()
 
 
-def state(length: int = 100, memory: int = 1_000, groups: tuple[Group, ...] = ACKED) -> Observed:
-    return Observed(10_000, length, memory, groups)
-
-
-def test_age_trims_what_is_old_and_acked() -> None:
-    assert plan(state(), Retention(age_ms=9_500)).trims == [Trim((500, 0), None, False)]
-    assert plan(state(), Retention(age_ms=100)).trims == [Trim((1_000, 1), None, False)]
-    assert plan(state(), Retention(age_ms=10_000)).trims == []
-
-
-def test_entries_over_the_bound_are_trimmed_but_never_past_what_is_acked() -> None:
-    assert plan(state(), Retention(entries=90)) == ([Trim((1_000, 1), 10, False)], True)
-    assert plan(state(), Retention(entries=100)) == ([], False)
-
-
-def test_memory_over_the_bound_counts_entries_of_average_size() -> None:
-    assert plan(state(), Retention(memory_bytes=901)).trims == [Trim((1_000, 1), 10, False)]
-    assert plan(state(), Retention(memory_bytes=1_000)).trims == []
-
-
-def test_without_a_group_nothing_is_trimmed_and_the_stream_gets_full() -> None:
-    assert plan(state(groups=()), Retention(entries=99, age_ms=1)) == ([], True)
-
-
-def test_unread_entries_go_only_where_that_was_said() -> None:
-    never = (Group("a", (0, 0), None),)
-    kept = plan(state(groups=never), Retention(entries=90, age_ms=5_000))
-    assert (all(not item.unread for item in kept.trims), kept.full) == (True, True)
-    dropped = plan(state(groups=never), Retention(entries=90, age_ms=5_000, unread="drop"))
-    assert [item.unread for item in dropped.trims] == [False, False, True, True]
-    assert dropped.trims[2] == Trim((5_000, 0), None, True)
-    assert dropped.trims[3].most == 10
-    assert not dropped.full
-
-
-def test_a_stream_that_was_full_stays_so_until_it_is_well_below_its_bound() -> None:
-    keep = Retention(entries=100)
-    assert not plan(state(96), keep).full
-    assert plan(state(96), keep, was_full=True).full
-    assert not plan(state(95), keep, was_full=True).full
-
-
-def test_an_age_alone_never_makes_a_stream_full() -> None:
-    assert not plan(state(groups=()), Retention(age_ms=1)).full
+@pytest.mark.parametrize("group", ["\x1b[31m", "caf\xe9", "x" * 65, "\n"])
+def test_words_quote_no_byte_of_a_group_unescaped(group: str) -> None:
+    words = read_marker(b"missing " + group.encode()).words()
+    assert words.isascii()
+    assert words.isprintable()
+    assert words.endswith("`inlet groups forget GROUP`")
+    assert ("x" * GROUP_CHARS_MAX in words, "x" * (GROUP_CHARS_MAX + 1) in words) == (group[0] == "x", False)

@@ -34,9 +34,6 @@ from wsgi.sink.durability import LEVELS, NAMES, RECEIVED
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-UNCOUNTED_MAX = 64
-"""Requests answered 202 that may be missing in the metrics while others of the same worker are still unanswered."""
-
 
 class Ticket(Protocol):
     """A request's place in the sink's batch."""
@@ -99,10 +96,7 @@ class Endpoint:
         self.accepted, self._refused = receiver.accepted, receiver.refused
         self._append = append
         self._bytes_max = payload_bytes_max
-        self._count_202 = metrics.REQUESTS.labels(receiver.name, "202", "").inc
-        # Without a lock: threads that lose an update only delay the count, until UNCOUNTED_MAX.
-        self.open = 0  # requests that were appended and whose answer is not out
-        self.uncounted = 0  # requests answered 202 that are not in the metrics yet
+        self.count_202 = metrics.LATE.counter(metrics.REQUESTS.labels(receiver.name, "202", ""))
 
     def receive(self, environ: WSGIEnvironment) -> Answer:
         """Read one request and append its records. Raises nothing: the Answer has what there was to raise."""
@@ -137,7 +131,6 @@ class Endpoint:
             else:
                 answer.parsed = parsed
                 answer.ticket = ticket = self._append(parsed.lines, level)
-                self.open += 1
                 if wait is not None:
                     wait(ticket.future(answer.watch))
         except Exception as error:
@@ -153,7 +146,6 @@ class Endpoint:
             body = yield from decompress(body, coding, self._bytes_max)
         answer.parsed = parsed = yield from self._slices(environ, body)
         answer.ticket = self._append(parsed.lines, level)
-        self.open += 1
 
     def refused(self, error: InletError, *, receipt: bool) -> Response:
         """Render a refusal, and count it and the records in it."""
@@ -168,13 +160,6 @@ class Endpoint:
         elif error.reason in ("invalid-record", "record-too-large"):
             metrics.RECORDS_REJECTED.labels(error.reason).inc()
         return response
-
-    def settled(self) -> None:
-        """Note that an appended request got its answer, or never will; add up what was answered 202."""
-        self.open -= 1
-        if self.uncounted and (self.open <= 0 or self.uncounted >= UNCOUNTED_MAX):
-            requests, self.uncounted = self.uncounted, 0
-            self._count_202(requests)
 
 
 class Answer:
@@ -227,13 +212,11 @@ class Answer:
     def _finish(self, endpoint: Endpoint, response: Response | None) -> bytes:
         """Start the response, ``response`` or a refusal, and return its body; account for it."""
         self._endpoint = None
-        if self.ticket is not None:
-            if self.error is None:
-                endpoint.uncounted += 1
-                parsed = self.parsed
-                if parsed.unknown or parsed.rejections:
-                    _count_records(parsed)
-            endpoint.settled()
+        if self.ticket is not None and self.error is None:
+            endpoint.count_202(1)
+            parsed = self.parsed
+            if parsed.unknown or parsed.rejections:
+                _count_records(parsed)
         if response is None or self.error is not None:
             assert self.error is not None
             response = endpoint.refused(self.error, receipt=self.receipt)
@@ -259,9 +242,7 @@ class Answer:
 
     def close(self) -> None:
         """End the request (PEP 3333). One that ends before it was iterated is never answered."""
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None and self.ticket is not None:
-            endpoint.settled()
+        self._endpoint = None
 
 
 def nothing() -> None:

@@ -301,7 +301,7 @@ class Connection(asyncio.Protocol):
             self._slow_down(RESUME)
             return
         try:
-            server.wait_for(future, self)
+            server.wait_for(future, [self])
         except Exception:
             self.broken()
 

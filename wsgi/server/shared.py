@@ -26,7 +26,7 @@ def _nothing_with(connection: Any) -> None:
     """Stand for a callback until its owner has set it."""
 
 
-def _no_wait(future: Any, connection: Any) -> None:
+def _no_wait(future: Any, connections: list[Any]) -> None:
     raise RuntimeError("this server does not offer phased.wait")
 
 
@@ -72,7 +72,7 @@ class ServerState:
         self.awaited: Any = None
         self.environ: dict[str, Any] = {}
         """What every environ has beside PEP 3333's keys."""
-        self.wait_for: Callable[[Any, Any], None] = _no_wait
+        self.wait_for: Callable[[Any, list[Any]], None] = _no_wait
         """``Waiting.add`` of ``wsgi.server.waiting``."""
         self.scheduled = False
         self.run_turn: Callable[[], None] = _nothing

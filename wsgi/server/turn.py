@@ -128,10 +128,10 @@ class Turn:
 
     def _wait(self, future: Any, connections: list[Connection]) -> None:
         """Have the answers of ``connections`` iterated once ``future`` is done."""
-        for connection in connections:
-            try:
-                self.server.wait_for(future, connection)
-            except Exception:
+        try:
+            self.server.wait_for(future, connections)
+        except Exception:
+            for connection in connections:
                 connection.broken()
 
     def call_one(self, connection: Connection) -> None:

@@ -52,18 +52,19 @@ class Waiting:
         """Have ``callback(event)`` called within a turn when ``fd`` is readable, and as the Watch is told."""
         return Watch(self._server, self._loop, fd, callback)
 
-    def add(self, future: Awaitable, connection: Any) -> None:
-        """Resume ``connection`` once ``future`` is done. Raises what ``future`` does."""
+    def add(self, future: Awaitable, connections: list[Any]) -> None:
+        """Resume ``connections`` once ``future`` is done. Raises what ``future`` does."""
         waiting = self._waiting.get(future)
         if waiting is None:
-            self._waiting[future] = [connection]
+            self._waiting[future] = connections
             future.add_done_callback(self._done)
         else:
-            waiting.append(connection)
+            waiting += connections
 
     def _done(self, future: Awaitable) -> None:
         if get_ident() == self._thread:
-            self._resume(future)
+            self._server.resumed += self._waiting.pop(future, ())
+            self._server.schedule()
             return
         try:
             self._loop.call_soon_threadsafe(self._resume, future)

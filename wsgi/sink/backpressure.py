@@ -10,12 +10,13 @@ import math
 from collections import deque
 from typing import Protocol
 
+from inlet.stream.retention import Hold
 from wsgi.problems import SinkError
 
 RETRY_AFTER_SECONDS_MAX = 60
 """Retry-After where the excess is not draining, or too slowly to estimate."""
 FULL_RETRY_AFTER_SECONDS = 10
-"""Retry-After where retention is full: the keeper's interval."""
+"""Retry-After where retention is full: consumers have to ack first, and the keeper looks every two seconds."""
 SAMPLES_MAX = 10
 """Samples, one a second, from which the rate is taken: consumers ack in steps, and ten seconds even them out."""
 
@@ -32,8 +33,8 @@ class Sampled(Protocol):
         """Its bound; 0 for none."""
 
     @property
-    def full(self) -> bool:
-        """Unread entries fill the bounds of retention."""
+    def full(self) -> Hold | None:
+        """What keeps unread entries that fill the bounds of retention, if they do."""
 
     @property
     def backlog_entries(self) -> int | None:
@@ -57,8 +58,9 @@ class Backpressure:
             if sample.used_bytes > bound:
                 used = f"the store uses {sample.used_bytes} of {sample.max_bytes} bytes; no more above {bound}"
                 return SinkError("store-full", used, retry_after(self._used, bound))
-        if sample.full:
-            detail = "entries that some consumer group has not acked fill the bounds of INLET_RETENTION"
+        if sample.full is not None:
+            why = sample.full.words()
+            detail = f"entries that some consumer group has not acked fill the bounds of INLET_RETENTION; {why}"
             return SinkError("backlog-full", detail, FULL_RETRY_AFTER_SECONDS)
         if sample.backlog_entries is not None and self._backlog_max:
             self._backlog.append((now, sample.backlog_entries))

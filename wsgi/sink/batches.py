@@ -123,6 +123,7 @@ class Batches:
     ) -> None:
         self._link, self._circuit = link, circuit
         self._watch = watcher.start
+        self._watched = False  # the watcher was started in this process
         self._stream = stream.encode()
         self._level = level
         self._entry_bytes_max = entry_bytes_max
@@ -137,6 +138,7 @@ class Batches:
     def _forget(self) -> None:
         """In a forked child: start with no connection, no record and unheld locks."""
         self._lock = threading.Lock()
+        self._watched = False
         for lane in self._lanes.values():
             lane.forget()
 
@@ -184,7 +186,8 @@ class Batches:
         with lane.lock:
             batch = lane.open
             requests = batch.requests + lane.sent_requests
-            if not batch.requests:
+            if not self._watched:
+                self._watched = True
                 self._watch()
             if requests and (batch.bytes + lane.sent_bytes + size > self._bytes_max or requests >= self._requests_max):
                 held = batch.bytes + lane.sent_bytes

@@ -59,6 +59,12 @@ class Flight:
         taken, expected = self.taken, self.expected
         if taken == expected:
             return b""
+        if expected == 1 and not self._tail and self.batch is not None:  # PERF: the usual commit
+            self.taken = 1
+            key, part, _, _ = self.pieces[0]
+            command = xadd(key, part.lines)
+            part.lines = []
+            return command
         self.taken = taken + 1
         command = self._command(taken)
         if taken + 1 < expected and len(command) < GATHER_BYTES:

@@ -58,16 +58,18 @@ class Lane:
         None: the outcome is known. Never waits. For a batch that is ``wanted``, there is nothing to bring forward.
         """
         try:
-            if batch is self.open and not self._refuses():
+            # PERF: what is usual is decided here, without calls (bench/stages.py).
+            if batch is self.open and not ((self._circuit.state.open or not self._default) and self._refuses()):
                 link = self._link
-                if not link.busy and (ended := link.look()):
+                if not link.flights and (ended := link.look()):
                     self._ended(ended)  # the end of a connection is seen before anything is written to it
                 if not link.connected:
                     waiting = self._connect(batch)
                     if waiting is not None or batch.done:
                         return waiting
                 batch.wanted = True
-                link.attach(watch, self._event)
+                if not link.watched:
+                    link.attach(watch, self._event)
                 if link.free:
                     self._send()
         except BaseException:
@@ -149,7 +151,8 @@ class Lane:
 
     def _send(self) -> None:
         batch, link = self._close(), self._link
-        self._ended(link.send(Flight(batch, self.level, link.waits, self._entry_bytes_max)))
+        if ended := link.send(Flight(batch, self.level, link.waits, self._entry_bytes_max)):
+            self._ended(ended)
 
     def _connect(self, batch: Batch) -> Connecting | None:
         """Return the attempt to wait for; None if there is a connection, or if the batch was finished without one."""
@@ -196,16 +199,19 @@ class Lane:
                 flight.answer(batch)
                 self._leave(batch)
                 continue
-            if flight.stored:
-                metrics.RECORDS_STORED.inc(flight.stored)
             if batch is None:
+                if flight.stored:
+                    metrics.LATE.stored(flight.stored)
                 if flight.dropped:
                     metrics.RECORDS_DROPPED.inc(flight.dropped)
                 self._note(flight.error)
                 continue
-            metrics.COMMIT_SECONDS.observe(time.monotonic() - flight.began)
+            now = time.monotonic()
+            metrics.LATE.commit(flight.stored, now - flight.began, now)
             # A level that only some requests ask for is not the store's failure.
-            self._note(flight.error or (batch.level_error if self._default else None))
+            error = flight.error or (batch.level_error if self._default else None)
+            if error is not None or self._circuit.state.failing is not None or not self._default:
+                self._note(error)
             self._leave(batch)
 
     def _note(self, error: SinkError | None) -> None:

@@ -60,22 +60,18 @@ class Link:
         self._seconds_max = driver.reply_seconds_max
         self._wire: Wire | None = None
         self._watch: Watch | None = None
-        self._flights: deque[Flight] = deque()  # in the order of sending, which is that of the replies
+        self.connected = False
+        """There is a connection, as far as is known."""
+        self.watched = False
+        """An event loop drives it."""
+        self.flights: deque[Flight] = deque()
+        """What is being written, or not replied to: in the order of sending, which is that of the replies."""
         self._writing: Flight | None = None  # the last one, while not all of it is written
         self._wants = False  # the loop was told that "writable" is wanted
         self._left: memoryview | bytes = b""  # of its commands, what the socket has not taken
         self._unread = 0  # replies outstanding, of whole flights
         self._late_at = 0.0  # by time.monotonic, while there are flights
-
-    @property
-    def connected(self) -> bool:
-        """There is a connection, as far as is known."""
-        return self._wire is not None
-
-    @property
-    def watched(self) -> bool:
-        """An event loop drives it."""
-        return self._watch is not None
+        self._armed = False  # the loop will report "late", perhaps too early
 
     @property
     def free(self) -> bool:
@@ -84,12 +80,7 @@ class Link:
             return False
         if self.level == RECEIVED:
             return self._unread < UNREAD_REPLIES_MAX
-        return len(self._flights) < COMMITS_IN_FLIGHT_MAX
-
-    @property
-    def busy(self) -> bool:
-        """Something is being written, or replies are outstanding."""
-        return bool(self._flights)
+        return len(self.flights) < COMMITS_IN_FLIGHT_MAX
 
     def connect(self) -> SinkError | None:
         """Connect, which may take seconds; return why it failed, or why the level cannot be reached."""
@@ -99,6 +90,7 @@ class Link:
             fault = self.waits.fault(driver, self.level)
             if fault is None:
                 self._wire = Wire(driver.socket())
+                self.connected = True
                 return None
         except ERRORS as error:
             fault = translate(error)
@@ -112,15 +104,18 @@ class Link:
         """Let an event loop watch the connection: it calls ``event``, which is to call this one's."""
         if self._watch is None and self._wire is not None:
             self._watch = watch(self._wire.fd, event)
+            self.watched = True
             self._want_write()
 
     def send(self, flight: Flight) -> list[Flight]:
         """Begin to send a flight, after ``free`` and ``connected``. Never waits."""
-        self._flights.append(flight)
+        self.flights.append(flight)
         self._unread += flight.expected
         self._writing = flight
-        flight.began = time.monotonic()
-        self._step(flight.began)
+        flight.began = now = time.monotonic()
+        self._late_at = now + self._seconds_max
+        if not self._armed:
+            self._arm(self._seconds_max)
         ended: list[Flight] = []
         try:
             self._write(ended)
@@ -135,17 +130,14 @@ class Link:
         try:
             if event != "writable":
                 went_on = self._read(ended)
-            if event == "late" and not went_on:  # not so where this process was held up, and the reply is there
-                raise redis.TimeoutError(f"nothing within {self._seconds_max:g} s")
+            if event == "late":
+                self._rung(went_on=went_on)
             if self._writing is not None:
                 went_on = self._write(ended) or went_on
         except ERRORS as error:
             self._break(error, ended)
-        if self._flights:
-            if went_on:
-                self._step(time.monotonic())
-        elif self._watch is not None:
-            self._watch.deadline(None)
+        if went_on and self.flights:
+            self._late_at = time.monotonic() + self._seconds_max
         return ended
 
     def look(self) -> list[Flight]:
@@ -154,7 +146,7 @@ class Link:
         return self.event("readable") if wire is not None and wire.wait(0, writing=False) else []
 
     def wait(self) -> list[Flight]:
-        """Wait for an event and handle it: for who has no event loop. Call it while ``busy``."""
+        """Wait for an event and handle it: for who has no event loop. Call it while there are flights."""
         wire = self._wire
         assert wire is not None
         seconds = self._late_at - time.monotonic()
@@ -163,18 +155,18 @@ class Link:
 
     def expire(self) -> list[Flight]:
         """Give up what the store has not replied to in time."""
-        late = bool(self._flights) and time.monotonic() >= self._late_at
+        late = bool(self.flights) and time.monotonic() >= self._late_at
         return self.event("late") if late else []
 
     def drop(self) -> list[Flight]:
         """Disconnect, and return the flights that were under way, as they are."""
-        flights = list(self._flights)
+        flights = list(self.flights)
         self.close()
         return flights
 
     def close(self) -> None:
         """Disconnect; replies not read are lost."""
-        watch, self._watch = self._watch, None
+        watch, self._watch, self.watched = self._watch, None, False
         if watch is not None:
             watch.close()
         self._reset()
@@ -182,22 +174,36 @@ class Link:
 
     def forget(self) -> None:
         """In a forked child: start with no connection and no flight, and leave the parent's event loop alone."""
-        self._watch = None
+        self._watch, self.watched = None, False
         self._reset()
         self._driver.forget()
 
     def _reset(self) -> None:
         self._wire = self._writing = None
+        self.connected = False
         self._left = b""
-        self._wants = False
-        self._flights.clear()
+        self._wants = self._armed = False
+        self.flights.clear()
         self._unread = 0
 
-    def _step(self, now: float) -> None:
-        """Something went on: the deadline counts from here."""
-        self._late_at = now + self._seconds_max
+    def _arm(self, seconds: float) -> None:
+        """Have the loop report "late". PERF: a commit moves ``_late_at`` only, and ``_rung`` looks at that."""
         if self._watch is not None:
-            self._watch.deadline(self._seconds_max)
+            self._armed = True
+            self._watch.deadline(seconds)
+
+    def _rung(self, *, went_on: bool) -> None:
+        """Handle "late": set it anew if it was too early; raise redis.TimeoutError if it is true.
+
+        ``went_on``: this process was held up, and there was a reply.
+        """
+        self._armed = False
+        if not self.flights:
+            return
+        left = self._seconds_max if went_on else self._late_at - time.monotonic()
+        if left <= 0:
+            raise redis.TimeoutError(f"nothing within {self._seconds_max:g} s")
+        self._arm(left)
 
     def _write(self, ended: list[Flight]) -> bool:
         """Write what the socket takes of one command, or of several small ones; the rest on a later event.
@@ -218,7 +224,8 @@ class Link:
                 self._writing = None
                 if self.level == RECEIVED:
                     ended.append(flight)
-        self._want_write()
+        if (self._writing is not None) is not self._wants:
+            self._want_write()
         return whole
 
     def _want_write(self) -> None:
@@ -229,7 +236,7 @@ class Link:
 
     def _read(self, ended: list[Flight]) -> bool:
         """Give each reply that has arrived to its flight; return True if there was one."""
-        wire, flights = self._wire, self._flights
+        wire, flights = self._wire, self.flights
         if wire is None:
             return False
         replies = wire.receive()

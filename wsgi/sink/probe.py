@@ -6,12 +6,12 @@ when to ask, what follows from it.
 
 from __future__ import annotations
 
-import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import redis
 
 from inlet.stream.keys import full_key
+from inlet.stream.retention import Hold, read_marker
 from wsgi.problems import SinkError
 from wsgi.sink.driver import ERRORS, Driver, translate
 from wsgi.sink.durability import REPLICATED, SYNCED
@@ -26,8 +26,8 @@ class Sample(NamedTuple):
     policy: str | None
     aof_writes: bool | None
     backlog_entries: int | None
-    full: bool
-    """Unread entries fill the retention bounds, says the keeper (``inlet.stream.keeper``)."""
+    full: Hold | None
+    """What keeps unread entries that fill the bounds of retention, if they do: ``<stream>:full``, from the keeper."""
     unreachable: dict[int, SinkError]
     """Levels, from the default on, that cannot be reached now, and why; those of which it does not say are not here."""
 
@@ -66,24 +66,23 @@ class Probe:
                 raise
 
     def _wrong_type(self) -> SinkError | None:
-        with contextlib.suppress(redis.exceptions.NoPermissionError):
-            kind = self._driver.ask("TYPE", self._key)
-            if kind not in (b"stream", b"none"):
-                holds = f"the store key {self._key!r} holds a {kind.decode()}, not a stream"
-                return SinkError("sink-misconfigured", holds)
-        return None
+        kind = self._ask_if_permitted("TYPE", self._key)
+        if kind in (None, b"stream", b"none"):
+            return None
+        holds = f"the store key {self._key!r} holds a {kind.decode()}, not a stream"
+        return SinkError("sink-misconfigured", holds)
 
     def sample(self, default: int) -> Sample | SinkError:
         """Ask for INFO, for what was wanted, and for the levels from ``default`` on; return why that fails instead.
 
-        INFO, XINFO GROUPS, XLEN, EXISTS, CONFIG GET, WAITAOF.
+        INFO, XINFO GROUPS, XLEN, GET, CONFIG GET, WAITAOF.
         """
         try:
             self._driver.connect()
             memory = self._info("memory")
             persistence = self._info("persistence")
             entries = self._backlog() if self._backlog_wanted else None
-            full = self._retention_wanted and bool(self._driver.ask("EXISTS", full_key(self._key)))
+            marker = self._ask_if_permitted("GET", full_key(self._key)) if self._retention_wanted else None
             levels = range(max(default, SYNCED), REPLICATED + 1)
             faults = {level: self._waits.fault(self._driver, level) for level in levels}
         except ERRORS as error:
@@ -96,7 +95,7 @@ class Probe:
             memory.get("maxmemory_policy"),
             None if writes is None else writes == "ok",
             entries,
-            full,
+            None if marker is None else read_marker(marker),
             {level: fault for level, fault in faults.items() if fault is not None},
         )
 
@@ -104,22 +103,26 @@ class Probe:
         """In a forked child: start with no connection."""
         self._driver.forget()
 
+    def _ask_if_permitted(self, *command: str) -> Any:
+        """Return the reply; None where it may not be asked for. That is no failure: records can be stored without."""
+        try:
+            return self._driver.ask(*command)
+        except redis.exceptions.NoPermissionError:
+            return None
+
     def _info(self, section: str) -> dict[str, str]:
         """INFO's fields; none where it is not permitted."""
-        try:
-            text = self._driver.ask("INFO", section).decode()
-        except redis.exceptions.NoPermissionError:
-            return {}
+        text = (self._ask_if_permitted("INFO", section) or b"").decode()
         return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
     def _backlog(self) -> int | None:
         """Entries that the slowest consumer group has yet to read or ack; without groups, the stream's length."""
         try:
-            groups = self._driver.ask("XINFO", "GROUPS", self._key)
-        except redis.exceptions.NoPermissionError:
-            return None
+            groups = self._ask_if_permitted("XINFO", "GROUPS", self._key)
         except redis.ResponseError:
             return 0  # no such key
+        if groups is None:
+            return None
         most = 0
         for group in groups:
             fields = dict(zip(group[::2], group[1::2], strict=True))
@@ -130,7 +133,8 @@ class Probe:
         else:
             if groups:
                 return most
-        return int(self._driver.ask("XLEN", self._key))
+        length = self._ask_if_permitted("XLEN", self._key)
+        return None if length is None else int(length)
 
 
 def fault_of(sample: Sample) -> SinkError | None:

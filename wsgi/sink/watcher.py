@@ -3,9 +3,9 @@
 What lives here: the thread, when it looks, and readiness, which is its last finding. What must not: commands
 (``probe``), what a sample means (``backpressure``), what is refused (``circuit``).
 
-Each look takes a sample, finds which levels cannot be reached, and checks that an XADD would succeed at the default
-level. While the circuit is closed, a look changes only readiness, backpressure and what is out of reach; while it is
-open, the first look without a finding closes it.
+Each look first has disk space set aside (an embedded store's), then takes a sample, finds which levels cannot be
+reached, and checks that an XADD would succeed at the default level. While the circuit is closed, a look changes only
+readiness, backpressure and what is out of reach; while it is open, the first look without a finding closes it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ SAMPLE_SECONDS = 1.0
 LOOK_SECONDS_MAX = 30.0
 """Age of the last look from which readiness no longer relies on it. A look asks up to twelve things, so with the
 default deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
+DISK_RETRY_AFTER_SECONDS = 60
+"""Retry-After while the disk is full: somebody has to free space."""
 
 
 class Look(NamedTuple):
@@ -42,7 +44,11 @@ class Look(NamedTuple):
 
 
 class Watcher:
-    """``level``: the default (``wsgi.sink.durability``). Build it before the fork; ``start`` it in the worker."""
+    """``level``: the default (``wsgi.sink.durability``). Build it before the fork; ``start`` it in the worker.
+
+    ``refill``: sets disk space aside for the store, and returns why it cannot; records are refused then. None: the
+    store's disk is out of reach.
+    """
 
     def __init__(
         self,
@@ -52,10 +58,12 @@ class Watcher:
         *,
         level: int,
         look_seconds_max: float = LOOK_SECONDS_MAX,
+        refill: Callable[[], str | None] | None = None,
     ) -> None:
         self._probe, self._circuit, self._backpressure = probe, circuit, backpressure
         self._level = level
         self._look_seconds_max = look_seconds_max
+        self._refill = refill
         self._after: list[Callable[[], None]] = []
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
@@ -107,6 +115,9 @@ class Watcher:
 
     def _look_once(self) -> SinkError | None:
         seen = self._circuit.state
+        # First: it must not wait for a store that is slow to answer.
+        no_space = self._refill and self._refill()
+        full = SinkError("store-full", no_space, DISK_RETRY_AFTER_SECONDS) if no_space else None
         sample = self._probe.sample(self._level)
         if isinstance(sample, SinkError):
             if seen.open:
@@ -120,7 +131,7 @@ class Watcher:
             self._circuit.fail(fault)
         else:
             pressure = self._backpressure.judge(time.monotonic(), sample)
-            self._circuit.look(seen, refusal or pressure, unreachable)
+            self._circuit.look(seen, refusal or full or pressure, unreachable)
             fault = fault or fault_of(sample)
         return fault
 

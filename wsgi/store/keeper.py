@@ -14,7 +14,7 @@ import time
 from inlet.stream.client import StoreClient
 from inlet.stream.errors import InletError
 from inlet.stream.keeper import KEEP_EVERY_SECONDS, Keeper, Kept
-from inlet.stream.retention import Retention
+from inlet.stream.retention import Hold, Retention
 from wsgi import metrics
 
 log = logging.getLogger("inlet")
@@ -29,24 +29,44 @@ def start(url: str, stream: str, keep: Retention, every_seconds: float = KEEP_EV
 
 
 def _live(keeper: Keeper, every_seconds: float) -> None:
-    failing = False
+    reports = Reports()
     while True:
         try:
             for row in keeper.tick() or ():
-                _report(row)
-            failing = False
+                reports.kept(row)
+            reports.failed(None)
         except InletError as error:
-            if not failing:
-                log.error("keeper: cannot trim: %s", error.detail)
-            failing = True
+            reports.failed(error.detail)
         except Exception:
             log.exception("keeper: a bug")
         time.sleep(every_seconds)
 
 
-def _report(row: Kept) -> None:
-    """Count and log what one look trimmed."""
-    metrics.ENTRIES_TRIMMED.inc(row.trimmed)
-    if row.dropped:
-        metrics.ENTRIES_DROPPED.inc(row.dropped)
-        log.warning("keeper: dropped %d entries that some group had not acked (INLET_RETENTION_UNREAD)", row.dropped)
+class Reports:
+    """Counts what the keeper did, and logs what it cannot do: once, when that changes."""
+
+    def __init__(self) -> None:
+        self._failing = False
+        self._held: Hold | None = None
+
+    def failed(self, detail: str | None) -> None:
+        """Report why a look failed; None: it did not."""
+        if detail is not None and not self._failing:
+            log.error("keeper: cannot trim: %s", detail)
+        self._failing = detail is not None
+
+    def kept(self, row: Kept) -> None:
+        """Report one look at one stream."""
+        metrics.ENTRIES_TRIMMED.inc(row.trimmed)
+        if row.dropped:
+            metrics.ENTRIES_DROPPED.inc(row.dropped)
+            log.warning(
+                "keeper: dropped %d entries that some group had not acked (INLET_RETENTION_UNREAD)", row.dropped
+            )
+        held = row.held if row.full or row.held.kind == "missing" else None
+        if held is not None and held != self._held:
+            what = "unread entries fill INLET_RETENTION" if row.full else "nothing counts as acked"
+            log.warning("keeper: %s; %s", what, held.words())
+        elif held is None and self._held is not None:
+            log.info("keeper: trims again")
+        self._held = held

@@ -80,9 +80,14 @@ def take(lock: int) -> bool:
 
 def write_owner(lock: int, pid: int) -> None:
     """Note in the file that ``pid`` has the lock."""
-    os.ftruncate(lock, 0)
     started = start_time(pid)
-    os.pwrite(lock, f"{pid}\n".encode() if started is None else f"{pid} {started}\n".encode(), 0)
+    write(lock, f"{pid}\n".encode() if started is None else f"{pid} {started}\n".encode())
+
+
+def write(lock: int, content: bytes) -> None:
+    """Replace a lock file's content. In place: on a full disk, a file that was truncated could not be written again."""
+    os.pwrite(lock, content, 0)
+    os.ftruncate(lock, len(content))
 
 
 def owner(lock: int) -> Owner:

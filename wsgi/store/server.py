@@ -16,7 +16,8 @@ from typing import Literal
 
 from wsgi.store.errors import StoreError
 
-Fsync = Literal["everysec", "always"]
+Fsync = Literal["background", "everysec", "always"]
+"""Who fsyncs the append-only file: Inlet (``syncing``), the store each second, or the store before each reply."""
 
 START_SECONDS_MAX = 60.0
 """How long a starting store may give no answer. It answers LOADING from early on; this is for an overloaded machine."""
@@ -54,7 +55,8 @@ def spawn(data_dir: Path, socket_path: Path, log_path: Path, fsync: Fsync, lock:
         "daemonize": "no",
         "save": "",
         "appendonly": "yes",
-        "appendfsync": fsync,
+        # With ``background`` nothing holds a write back: it is done before the reply, whatever the disk does.
+        "appendfsync": "no" if fsync == "background" else fsync,
         # What a crash cut off was never answered as synced; the rest must come up without a person.
         "aof-load-truncated": "yes",
         # Never drop the stream to make room: refuse to write instead.
