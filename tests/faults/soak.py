@@ -72,10 +72,7 @@ EMBEDDED_ENTRIES = 6_000
 RECOVERING = [
     fault
     for fault in (*store_faults.FAULTS, *network_faults.FAULTS, *process_faults.FAULTS, *client_faults.FAULTS)
-    if "stored" in fault.levels
-    and "stored" not in fault.loses
-    and fault.recovers
-    and fault.name not in ONCE
+    if "stored" in fault.levels and "stored" not in fault.loses and fault.recovers and fault.name not in ONCE
 ]
 FAULTS = [fault for fault in RECOVERING if fault.rig in ({}, PROXIED, SHORT)]
 EMBEDDED_FAULTS = [

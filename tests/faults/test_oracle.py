@@ -12,7 +12,7 @@ import pytest
 from tests.faults import content
 from tests.faults.aftermath import delivered
 from tests.faults.load import NOTHING_STORED, Answer, request_body, summary, understand
-from tests.faults.oracle import Verdict, judge, judge_lines, read_back
+from tests.faults.oracle import LAST_ID, PAGE_ENTRIES, Verdict, judge, judge_lines, read_back
 from tests.faults.rig import STREAM, Rig, Store
 from tests.faults.scenario import ANSWERED_MIN, REFUSED_MIN, Fault, anything, reported, run, too_little
 from tests.faults.store_faults import FAULTS
@@ -190,3 +190,12 @@ def test_a_system_that_accepts_nothing_afterwards_fails(monkeypatch: pytest.Monk
 def test_a_scenario_that_saw_too_little_fails(answered: int, refused: int, words: str) -> None:
     verdict = Verdict(answered, answered, 0, 0, 0, 0, 0)
     assert too_little(verdict, [answer(422, refused="r" * refused)]) == words
+
+
+def test_a_stream_whose_last_id_is_taken_is_read_to_its_end(store: Store) -> None:
+    """Regression: where that entry ended a page, the next XRANGE was refused, and the soak ended after six minutes."""
+    with store.client() as client:
+        for _ in range(PAGE_ENTRIES - 1):
+            client.xadd(STREAM, {"r": '["a"]', "n": 1})
+        client.xadd(STREAM, {"r": '["b"]', "n": 1}, id=LAST_ID)
+        assert [*read_back(client, STREAM)][-2:] == ["a", "b"]
