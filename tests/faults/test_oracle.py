@@ -98,7 +98,7 @@ def test_records_deleted_behind_inlets_back_are_found_lost_over_the_real_server(
             time.sleep(0.01)
         rig.load.stop()
         assert rig.verdict().faults() == ""
-        rig.store.command("XTRIM", rig.streams[0], "MAXLEN", 10)
+        rig.store.command("XTRIM", rig.streams[0], "MAXLEN", 1)
         assert rig.verdict().lost > 0
 
 
