@@ -1,7 +1,7 @@
 """gunicorn's process model for Inlet. gunicorn's own options on the command line override this file.
 
-What lives here: worker class, preload, collector policy, the embedded store's life, the metrics directory. What must
-not: anything about one request.
+What lives here: worker class, preload, collector policy, the embedded store's life, signals during the start, the
+metrics directory. What must not: anything about one request.
 
 Order of events: this file runs in the master and checks the environment; gunicorn preloads ``app.py``; ``on_starting``
 starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` prints a command to try. HUP runs this file
@@ -11,22 +11,58 @@ again, so whatever must survive that is kept in a module (``wsgi.store.embedded`
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import glob
 import logging
 import os
 import shutil
+import signal
+import stat
 import sys
 import tempfile
+import threading
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from inlet.stream.errors import InletError
 from inlet.stream.place import redacted
+from wsgi.store import locks
 
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
 COLLECT_EVERY_REQUESTS = 10_000
 """Answers between two collections in a worker that is not the phased one; see docs/design.md."""
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that end the start."""
+IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+"""Signals for a running gunicorn. Their default action would kill or stop one that is starting."""
+METRICS_PREFIX = "inlet-metrics-"
+METRICS_LOCK = "lock"
+"""In a metrics directory; held by the master and its workers, so whoever can take it finds a directory of nobody's."""
+
+
+def ignore(number: int, frame: object) -> None:
+    """Do nothing. Not SIG_IGN, which the store and the workers would inherit."""
+
+
+def end_start(number: int, frame: object) -> None:
+    """End the start like an error does, so that nothing is left running or behind; once."""
+    for other in ENDING:
+        signal.signal(other, ignore)
+    sys.stderr.write(f"inlet: ended by {signal.Signals(number).name} during the start\n")
+    sys.exit(0)
+
+
+def handle_early_signals() -> None:
+    """Handle signals until gunicorn does, which is after ``on_starting``. At HUP, it does already."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (*ENDING, *IGNORED):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, end_start if number in ENDING else ignore)
+
+
+handle_early_signals()
 
 
 def remove_directory(directory: str, owner_pid: int) -> None:
@@ -39,13 +75,33 @@ def metrics_directory() -> None:
     """Give prometheus_client's multiprocess files an empty directory; before ``wsgi.metrics`` is imported."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if directory is None:
-        directory = tempfile.mkdtemp(prefix="inlet-metrics-", dir=SHM)
+        directory = tempfile.mkdtemp(prefix=METRICS_PREFIX, dir=SHM)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
         atexit.register(remove_directory, directory, os.getpid())
+        # Taken before it has the name that others look for; never closed.
+        path = os.path.join(directory, METRICS_LOCK)
+        locks.take(locks.open_lock(Path(path + ".new")))
+        os.rename(path + ".new", path)
     elif "wsgi.metrics" not in sys.modules:
         os.makedirs(directory, exist_ok=True)
         for path in glob.glob(os.path.join(directory, "*.db")):
             os.unlink(path)
+
+
+def remove_stale_metrics() -> None:
+    """Remove the metrics directories of Inlets that were killed, which take memory."""
+    for directory in glob.glob(os.path.join(SHM or tempfile.gettempdir(), METRICS_PREFIX + "*")):
+        # Others may write in /dev/shm too, so only a directory of this user's, and no link.
+        with contextlib.suppress(OSError):
+            status = os.lstat(directory)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                continue
+            lock = os.open(os.path.join(directory, METRICS_LOCK), os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                if locks.take(lock):
+                    shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 metrics_directory()
@@ -104,6 +160,8 @@ def on_starting(server: Any) -> None:
         except InletError as error:
             fail(error)
         watch_store(server, store)
+    # Not earlier: the store has waited for the workers of an Inlet that was killed on its directory.
+    remove_stale_metrics()
 
 
 def watch_store(server: Any, store: EmbeddedStore) -> None:

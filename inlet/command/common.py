@@ -6,6 +6,7 @@ What lives here: as above. What must not: output (``inlet.command.output``), wha
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -44,6 +45,14 @@ class Target(NamedTuple):
     def partitions(self) -> int:
         """Return the number of partitions."""
         return len(self.keys)
+
+
+def number(text: str) -> float:
+    """Return the number that an option holds; infinity and NaN are none. Raises ValueError, which argparse reports."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
 
 
 def target_options(parser: argparse.ArgumentParser) -> None:

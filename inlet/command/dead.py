@@ -15,6 +15,7 @@ from inlet.command import common, output
 from inlet.consumer import deadletter
 from inlet.consumer.deadletter import Letter
 from inlet.stream.client import StoreClient
+from inlet.stream.errors import ConsumerError
 from inlet.stream.keys import dead_key
 
 DESCRIPTION = """Work with dead letters: records that could not be handled, in <stream>:dead with the reason.
@@ -150,11 +151,19 @@ def run_drop(arguments: argparse.Namespace) -> int:
 def _each(arguments: argparse.Namespace, done: str, command: Callable[[str, Letter], tuple[Any, ...]]) -> int:
     where = common.target(arguments, os.environ)
     client = common.connect(where)
-    progress, count = output.Progress(done), 0
+    progress, count, failed = output.Progress(done), 0, 0
     for key, letter in chosen(client, where, arguments):
+        try:
+            words = command(key, letter)
+        except ConsumerError as error:
+            # This letter's own fault; what the store refuses ends the command instead, since it would refuse them all.
+            progress.end()
+            output.warn(f"not {done}: {error.detail}")
+            failed += 1
+            continue
         # 0: another command was faster.
-        count += client.one(*command(key, letter))
+        count += client.one(*words)
         progress.show(count)
     progress.end()
-    output.say({done: count}, f"{count:,} {done}", arguments)
-    return common.OK
+    output.say({done: count, "failed": failed}, f"{count:,} {done}" + f", {failed:,} not" * bool(failed), arguments)
+    return common.FAILED if failed else common.OK

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inlet.command import common, output
-from inlet.command.read import reader, reader_options, stopping
+from inlet.command.read import exit_code, reader, reader_options, stopping
 from inlet.consumer import export
 from inlet.consumer.formats import FORMATS
 from inlet.consumer.options import BOUNDS
@@ -41,11 +41,11 @@ def register(commands: Any) -> None:
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="created as needed")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="default: %(default)s")
     parser.add_argument(
-        "--roll-mib", type=float, default=export.ROLL_BYTES / 2**20, metavar="MIB",
+        "--roll-mib", type=common.number, default=export.ROLL_BYTES / 2**20, metavar="MIB",
         help="size of a file's records before compression; default: %(default)g",
     )  # fmt: skip
     parser.add_argument(
-        "--roll-seconds", type=float, default=export.ROLL_SECONDS, metavar="SECONDS",
+        "--roll-seconds", type=common.number, default=export.ROLL_SECONDS, metavar="SECONDS",
         help="age of a file's first record; default: %(default)g",
     )  # fmt: skip
     parser.add_argument("--once", action="store_true", help="stop when there is nothing more right now")
@@ -78,4 +78,4 @@ def run(arguments: argparse.Namespace) -> int:
             roll_seconds=arguments.roll_seconds, wrote=wrote, grew=lambda records: progress.show(total + records),
         )  # fmt: skip
         exporter.run(forever=not arguments.once)
-    return common.OK
+    return exit_code(arguments, source.stats)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ trimmed until its consumer creates it again or you forget it.
 @dataclass
 class Known:
     """One group on one partition. ``first_seen_ms``: ms since 1970; None if no keeper has seen the group yet.
+
+    ``group``: as an argument of a process (os.fsencode gives its bytes); JSON escapes what is not UTF-8 (``\\udcff``).
 
     ``missing``: it is remembered, and the store does not have it, so nothing of the stream is trimmed.
     """
@@ -64,8 +67,16 @@ def rows(client: StoreClient, where: common.Target) -> list[Known]:
         seen = groups.remembered(client, key)
         present = {bytes(row["name"]) for row in groups.group_rows(client, key)}
         for name in sorted(present | seen.keys()):
-            found.append(Known(partition, key, name.decode(errors="replace"), name not in present, seen.get(name)))
+            found.append(Known(partition, key, os.fsdecode(name), name not in present, seen.get(name)))
     return found
+
+
+def word(group: str) -> str:
+    """Return the group as a word to paste into a shell: quoted, as ``$'...'`` if it holds what cannot be printed."""
+    if group.isprintable():
+        return shlex.quote(group)
+    plain = [chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(group)]
+    return f"$'{''.join(plain)}'"
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -77,12 +88,11 @@ def run_list(arguments: argparse.Namespace) -> int:
     if arguments.json:
         output.write(b"".join(output.line(asdict(row)) for row in found))
         return common.OK
-    text = ["PARTITION  GROUP                            STATE       SEEN"] if found else []
+    text = ["PARTITION    STATE       SEEN  GROUP"] if found else []
     for row in found:
         seen = None if row.first_seen_ms is None else int(now[0]) * 1000 - row.first_seen_ms
         text.append(
-            f"{row.partition:>9}  {output.printable(row.group)[:30]:<30}{'missing' if row.missing else 'present':>8}"
-            f"{output.age(seen):>11}"
+            f"{row.partition:>9}{'missing' if row.missing else 'present':>9}{output.age(seen):>11}  {word(row.group)}"
         )
     output.write(("\n".join(text or ["no group has read this stream yet"]) + "\n").encode(errors="replace"))
     return common.OK

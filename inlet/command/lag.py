@@ -82,7 +82,12 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--group", metavar="G", help="only this group")
     parser.add_argument(
-        "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="repeat every so many seconds; default: 2"
+        "--watch",
+        nargs="?",
+        type=common.number,
+        const=2.0,
+        metavar="SECONDS",
+        help="repeat every so many seconds; default: 2",
     )
     common.target_options(parser)
     parser.set_defaults(run=run)

@@ -73,7 +73,8 @@ def check_pipe() -> None:
     """Raise BrokenPipeError if the reader of stdout is gone; otherwise only the next write would find out."""
     poller = select.poll()
     poller.register(1, 0)
-    if poller.poll(0):
+    # Not POLLNVAL: a stdout that was closed from the start has no reader to lose.
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0)):
         raise BrokenPipeError(errno.EPIPE, "the reader of the pipe is gone")
 
 

@@ -34,6 +34,10 @@ LAUNCH = 'read -r go && exec "$@"'
 PERF: adds 0.7 ms to a run. A ``preexec_fn`` would add 2 ms and more, because it forbids vfork(2).
 """
 
+NOT_STARTED = {126: "it cannot be executed", 127: "it, its interpreter or a command of it was not found"}
+"""Exit statuses that POSIX keeps for the shell and for env, nohup and xargs, which report by them that they could not
+start something: no fault of an entry."""
+
 
 class RunLimits(NamedTuple):
     """``timeout``: seconds that one run may take. ``grace``: seconds that it may still take once stopped."""
@@ -81,6 +85,8 @@ class Program:
             finally:
                 _signal(process, signal.SIGKILL)
                 self._note(b"")
+        if why := NOT_STARTED.get(process.returncode):
+            raise OSError(errno.ENOEXEC, f"exit status {process.returncode}, so {why}", self._words[0])
         if process.returncode:
             raise ConsumerError(f"{self._name} {_ended(process.returncode)}")
 

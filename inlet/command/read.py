@@ -18,6 +18,7 @@ from inlet.consumer.entries import Entry
 from inlet.consumer.errors import Stopped
 from inlet.consumer.options import Options
 from inlet.consumer.reader import Reader
+from inlet.consumer.session import Stats
 from inlet.consumer.stopping import STOP_SIGNALS, StopFlag, stopping_on
 from inlet.stream.errors import ConsumerError
 
@@ -37,6 +38,9 @@ the wait. After --attempts-max attempts it is retried in halves, down to single 
 dead letters (`inlet dead list`). CMD's environment has CONSUMER_STREAM, CONSUMER_GROUP, CONSUMER_PARTITION,
 CONSUMER_ENTRY_ID, CONSUMER_LINES (first and last, such as 0-99), CONSUMER_ATTEMPT (1 for the first) and
 CONSUMER_DELIVERIES.
+
+If CMD cannot be started (exit status 126 or 127), or fails while nobody reads its output any more, exec hands the entry
+back and ends, with no attempt counted. So CMD must not use 126 or 127 for failures of its own.
 
 CMD is over when its process exits; whatever it leaves in its process group is then killed. After TERM or Ctrl-C, CMD
 may take --grace seconds to finish; then it is ended and its entry handed back, with no attempt counted. A second signal
@@ -72,11 +76,11 @@ def register(commands: Any) -> None:
     reader_options(execute)
     execute.add_argument("--once", action="store_true", help="stop when there is nothing more right now")
     execute.add_argument(
-        "--timeout", type=float, metavar="SECONDS",
+        "--timeout", type=common.number, metavar="SECONDS",
         help=f"end CMD after so long, as a failed attempt; default: {TIMEOUT_SHARE:g} times --claim-idle",
     )  # fmt: skip
     execute.add_argument(
-        "--grace", type=float, default=GRACE_SECONDS, metavar="SECONDS",
+        "--grace", type=common.number, default=GRACE_SECONDS, metavar="SECONDS",
         help="how long CMD may take to finish after TERM or Ctrl-C; default: %(default)g",
     )  # fmt: skip
     common.target_options(execute)
@@ -96,7 +100,7 @@ def reader_options(parser: argparse.ArgumentParser, *, group: bool = True) -> No
         help="where a new group begins; default: start",
     )  # fmt: skip
     parser.add_argument(
-        "--claim-idle", type=float, default=defaults.claim_idle_ms / 1000, metavar="SECONDS",
+        "--claim-idle", type=common.number, default=defaults.claim_idle_ms / 1000, metavar="SECONDS",
         help="claim what another consumer has not acked for so long; default: %(default)s",
     )  # fmt: skip
     parser.add_argument(
@@ -159,7 +163,7 @@ def run_read(arguments: argparse.Namespace) -> int:
                 left -= len(entry.records)
                 if left <= 0:
                     break
-    return common.OK
+    return exit_code(arguments, source.stats)
 
 
 def lines(entry: Entry, address: bool = False) -> bytes:
@@ -182,17 +186,30 @@ def run_exec(arguments: argparse.Namespace) -> int:
 
         def handle(entry: Entry) -> None:
             try:
-                program.run(lines(entry), about(entry, where.stream, arguments.group))
+                output.check_pipe()
+                try:
+                    program.run(lines(entry), about(entry, where.stream, arguments.group))
+                except ConsumerError:
+                    # A program says in its own way that nobody reads what it prints: SIGPIPE, 141, 1, ...
+                    output.check_pipe()
+                    raise
             except OSError as error:
-                # No fault of the entry: the program is gone, or the machine has no process to spare.
+                # No fault of the entry: stdout is closed, the program is gone, or the machine has no process to spare.
                 broken.append(error)
-                raise Stopped("the program cannot be started") from None
+                raise Stopped("no program can be run") from None
 
         stats = source.run_entries(handle, forever=not arguments.once, signals=())
     if arguments.json:
         output.write(output.line(vars(stats)))
+    if broken and isinstance(broken[0], BrokenPipeError):
+        raise broken[0]
     if broken:
         raise ConsumerError(f"{output.printable(executable)}: {broken[0].strerror}; its entry was handed back")
+    return exit_code(arguments, stats)
+
+
+def exit_code(arguments: argparse.Namespace, stats: Stats) -> int:
+    """Return 1 if a run with ``--once`` had failures, or made dead letters, of another writer's entries too."""
     # A run without --once has logged failures, and may have handled the entries since.
     return common.FAILED if arguments.once and (stats.dead or stats.failed) else common.OK
 

@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--unread", choices=("keep", "drop"), help="what to do with unread entries over a bound")
     parser.add_argument("--watch", action="store_true", help="repeat until stopped")
     parser.add_argument(
-        "--every", type=float, default=KEEP_EVERY_SECONDS, metavar="SECONDS",
+        "--every", type=common.number, default=KEEP_EVERY_SECONDS, metavar="SECONDS",
         help=f"with --watch; default: {KEEP_EVERY_SECONDS:g}",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")

@@ -17,7 +17,7 @@ from inlet.consumer.aio_client import AsyncStoreClient
 from inlet.consumer.base import ReaderBase
 from inlet.consumer.deadline import limited_async
 from inlet.consumer.entries import Entry
-from inlet.consumer.errors import Stopped
+from inlet.consumer.errors import HandlerCanceled, Stopped
 from inlet.consumer.session import Stats
 from inlet.consumer.steps import Call, Done, Invoke, Step, Steps, T, advance
 from inlet.consumer.stopping import STOP_SIGNALS
@@ -32,7 +32,7 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
     """
 
     def _connect(self, url: str, block_ms: int) -> AsyncStoreClient:
-        return AsyncStoreClient(url, block_ms)
+        return AsyncStoreClient(url, block_ms, lambda: self._session.stopping)
 
     def __aiter__(self) -> AsyncIterator[Entry]:
         return self.entries(forever=True)
@@ -83,7 +83,8 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
                 for record in entry.records:
                     await handle(record)
                     done += 1
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as raised:
+                error = _failure(raised)
                 return await self._perform(handling.records(self._session, entry, done, error), handle)
             if entry.bad:
                 await self._perform(self._session.bury(entry, entry.bad))
@@ -183,7 +184,21 @@ class AsyncReader(ReaderBase[AsyncStoreClient]):
                 await self._client.close()
             return await self._client.call(step.commands)
         if isinstance(step, Invoke):
-            return await handle(step.argument) if handle else None
+            try:
+                return await handle(step.argument) if handle else None
+            except asyncio.CancelledError as raised:
+                raise _failure(raised) from raised
         for pause in self._pauses(step):
             await asyncio.sleep(pause)
         return None
+
+
+def _failure(raised: BaseException) -> Exception:
+    """Return what the handler has failed with. Raises the CancelledError that is meant for the reader's own task."""
+    if not isinstance(raised, asyncio.CancelledError):
+        assert isinstance(raised, Exception)
+        return raised
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise raised
+    return HandlerCanceled("a task that the handler waited for was canceled")

@@ -90,11 +90,14 @@ def read(row: list[Any]) -> Letter:
 def replay(key: str, item: Letter) -> tuple[Any, ...]:
     """Return the command that appends the letter's record to the stream ``key``, and deletes the letter.
 
-    Raises ConsumerError for another writer's entry with more than ``FIELDS_MAX`` names and values.
+    Raises ConsumerError for another writer's entry with more than ``FIELDS_MAX`` names and values, or of which fields
+    are missing: there would be a letter less, and nothing in its place.
     """
     fields: list[Any] = item.fields if item.line == WHOLE else [FIELD_RECORDS, item.record, FIELD_COUNT, 1]
     if len(fields) > FIELDS_MAX:
         raise ConsumerError(f"letter {item.letter_id} has too many fields to be replayed; `dead show` prints them")
+    if not fields or len(fields) % 2 or (item.line != WHOLE and not item.record):
+        raise ConsumerError(f"letter {item.letter_id} is damaged: fields are missing; `dead show` prints what is left")
     return scripts.replay(key, item.letter_id, fields, _seen(key, item))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from inlet.consumer.errors import HandlerTimeout
+from inlet.consumer.errors import BadRecord, HandlerTimeout
 
 
 @contextlib.contextmanager
@@ -28,23 +28,39 @@ def limited(handle: Callable[[Any], Any], timeout_ms: int) -> Iterator[Callable[
         return
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("handle_timeout_ms needs the main thread, or AsyncReader")
-    armed = False
+    armed = fired = False
     seconds = timeout_ms / 1000
 
     def expired(number: int, frame: FrameType | None) -> None:
+        nonlocal fired
         # An alarm of the last moment must not hit the reader's own code.
         if armed:
-            raise HandlerTimeout(f"the handler took longer than {timeout_ms} ms")
+            fired = True
+            raise _overdue(timeout_ms)
 
-    def call(argument: Any) -> Any:
-        nonlocal armed
-        armed = True
+    def timed(argument: Any) -> Any:
+        nonlocal armed, fired
+        armed, fired = True, False
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
         try:
-            return handle(argument)
+            try:
+                return handle(argument)
+            finally:
+                armed = False
         finally:
-            armed = False
+            armed = False  # an alarm may have come just before the line above
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def call(argument: Any) -> Any:
+        try:
+            result = timed(argument)
+        except BadRecord as error:
+            if fired:
+                raise _overdue(timeout_ms) from error
+            raise
+        if fired:
+            raise _overdue(timeout_ms)
+        return result
 
     before = signal.signal(signal.SIGALRM, expired)
     try:
@@ -62,10 +78,18 @@ def limited_async(handle: Callable[[Any], Awaitable[Any]], timeout_ms: int) -> C
         deadline = asyncio.timeout(timeout_ms / 1000)
         try:
             async with deadline:
-                return await handle(argument)
-        except TimeoutError:
+                result = await handle(argument)
+        except (TimeoutError, BadRecord) as error:
             if not deadline.expired():
                 raise
-            raise HandlerTimeout(f"the handler took longer than {timeout_ms} ms") from None
+            raise _overdue(timeout_ms) from error
+        if deadline.expired():
+            raise _overdue(timeout_ms)
+        return result
 
     return call
+
+
+def _overdue(timeout_ms: int) -> HandlerTimeout:
+    """Return what a call has failed with once its deadline has passed, whatever the handler makes of it."""
+    return HandlerTimeout(f"the handler took longer than {timeout_ms} ms")

@@ -32,6 +32,9 @@ ROLL_SECONDS = 60.0
 """Seconds from a file's first record until it is closed: records reach a file with a final name this late."""
 ENTRIES_MAX = 100_000
 """Entries in one file: this many wait for their ack."""
+LOOK_EVERY_SECONDS = 1.0
+"""Seconds between two looks whether the open file is still there: a removed directory is noticed this late, not only
+when the file is complete."""
 NAME_CHARS_MAX = 100
 """Characters of the stream's name in a file name, which the file system bounds to 255 bytes."""
 
@@ -68,7 +71,7 @@ class Exporter:
         self._roll_bytes, self._roll_seconds = roll_bytes, roll_seconds
         self._entries: list[Entry] = []
         self._bytes = self._records = 0
-        self._opened_at = 0.0
+        self._opened_at = self._looked_at = 0.0
         self._temporary: Path | None = None
         self._file: IO[bytes] | None = None
         self._format: Format | None = None
@@ -106,9 +109,16 @@ class Exporter:
             self.tick()
 
     def tick(self) -> None:
-        """Roll if the open file is old enough."""
-        if self._format is not None and time.monotonic() - self._opened_at >= self._roll_seconds:
+        """Roll if the open file is old enough. Raises ConsumerError once it, or its directory, is gone."""
+        if self._temporary is None:
+            return
+        now = time.monotonic()
+        if now - self._opened_at >= self._roll_seconds:
             self.roll()
+        elif now - self._looked_at >= LOOK_EVERY_SECONDS:
+            self._looked_at = now
+            with self._naming_directory():
+                os.stat(self._temporary)
 
     def roll(self) -> None:
         """Finish the open file: sync, rename, sync the directory, ack. Raises ConsumerError, OSError."""
@@ -147,9 +157,8 @@ class Exporter:
         try:
             yield
         except FileNotFoundError:
-            raise ConsumerError(
-                f"{self._directory}: the directory is gone; its open file's entries are handed back"
-            ) from None
+            what = "the open file was removed" if self._directory.is_dir() else "the directory is gone"
+            raise ConsumerError(f"{self._directory}: {what}; its open file's entries are handed back") from None
 
     def _open(self, entry: Entry) -> None:
         name = f"{self._name}-{entry.partition}-{entry.entry_id}-{uuid.uuid4().hex[:8]}.{self._suffix}"
@@ -157,7 +166,7 @@ class Exporter:
         self._file = open(self._temporary, "xb")  # noqa: SIM115  # open as long as the file grows
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._format = writer(self._suffix, self._file)
-        self._opened_at = time.monotonic()
+        self._opened_at = self._looked_at = time.monotonic()
 
 
 def sweep(directory: Path) -> int:

@@ -25,7 +25,7 @@ from collections import deque
 from inlet.consumer import notes
 from inlet.consumer.deadletter import BAD_RECORD, CONSUMER_DIED, HANDLER_FAILED
 from inlet.consumer.entries import DETAIL_CHARS_MAX, Bad, Entry
-from inlet.consumer.errors import BadRecord, Stopped
+from inlet.consumer.errors import BadRecord, Stopped, words
 from inlet.consumer.notes import Note, Unit, Verdict
 from inlet.consumer.session import Noted, Session
 from inlet.consumer.steps import Invoke, Steps
@@ -122,13 +122,13 @@ class _Pass:
             yield from self._hand_back(unit)
             raise
         except BadRecord as raised:
-            line = part.lines[0] if self.single else raised.line
-            if line in part.lines:
-                assert line is not None
-                self._judge(line, BAD_RECORD, raised.detail, unit.attempts + 1)
+            line, why = part.lines[0] if self.single else raised.line, words(raised.detail)
+            # A handler may give as a line whatever it likes; what is none is looked for.
+            if isinstance(line, int) and line in part.lines:
+                self._judge(int(line), BAD_RECORD, why, unit.attempts + 1)
                 self.todo.appendleft(unit)
             else:
-                self._give_up(unit, part, BAD_RECORD, raised.detail, unit.attempts + 1)
+                self._give_up(unit, part, BAD_RECORD, why, unit.attempts + 1)
         except Exception as raised:
             self.session.stats.failed += 1
             self._fail(unit.failed(), part, _words(raised))
@@ -184,8 +184,11 @@ class _Pass:
         """Leave the entry pending, or ack it."""
         session, entry = self.session, self.entry
         if self.failed:
-            if (yield from self._note()) is not Noted.NOT_OURS:
+            written = yield from self._note()
+            if written is Noted.YES:
                 self._log(f"the handler failed, {self.why}")
+            elif written is Noted.FULL:
+                session.say_short(entry, f"out of memory: attempts cannot be noted, so they do not count: {self.why}")
             session.stats.records += self.handled
             session.fail(entry)
             return False
@@ -205,4 +208,4 @@ def first(entry: Entry) -> bool:
 
 def _words(error: Exception) -> str:
     """Return an exception on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:DETAIL_CHARS_MAX]
+    return f"{type(error).__name__}: {words(error)}"[:DETAIL_CHARS_MAX]

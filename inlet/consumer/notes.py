@@ -3,14 +3,15 @@
 What lives here: units of lines, their attempts, verdicts, and the bytes of a note. What must not: I/O, clocks.
 
 A note is one string at ``<stream>:try:<group>:<entry ID>``: when the next attempt is due (milliseconds of the store's
-clock, put there by ``scripts.NOTE``), a space, and JSON::
+clock), when the group was first seen according to ``<stream>:groups`` (``scripts.NOTE`` puts both there), and JSON::
 
-    1760000000000 {"left":[[0,49,5,1],[50,99,4,0]],"bad":[[7,"bad-record","no amount",1]],"begun":[0,49]}
+    1760000000000 1750000000000 {"left":[[0,49,5,1],[50,99,4,0]],"bad":[[7,"bad-record","no amount",1]],"begun":[0,49]}
 
 ``left`` are the units that are to be handled, each the first and last line, the attempts so far, and the deaths among
 them; ``bad`` the lines that become dead letters, with reason, detail and attempts; ``begun`` the unit being handled, or
 null. The attempt of a begun unit is counted, as a death, before the handler is called: whoever finds it begun knows
-that the process died.
+that the process died. The second number tells a group from one of the same name that was forgotten: a note of the
+latter is deleted by whoever finds it.
 """
 
 from __future__ import annotations
@@ -83,12 +84,9 @@ def encode(note: Note) -> bytes:
 
 
 def decode(text: bytes) -> Note | None:
-    """Return the note that ``scripts.CLAIM`` gave, or None if there is none, or it is not one."""
-    due, _, body = text.partition(b" ")
-    if not due.isdigit():
-        return None
+    """Return the note whose JSON ``scripts.CLAIM`` gave, or None if there is none, or it is not one."""
     try:
-        value: Any = json.loads(body)
+        value: Any = json.loads(text)
         left = tuple(Unit(*map(int, row[:4])) for row in value["left"])
         bad = tuple(Verdict(int(row[0]), str(row[1]), str(row[2]), int(row[3])) for row in value["bad"])
         begun = value["begun"] and (int(value["begun"][0]), int(value["begun"][1]))

@@ -41,7 +41,7 @@ class Reader(ReaderBase[StoreClient]):
     """
 
     def _connect(self, url: str, block_ms: int) -> StoreClient:
-        return StoreClient(url, block_ms)
+        return StoreClient(url, block_ms, lambda: self._session.stopping)
 
     def __iter__(self) -> Iterator[Entry]:
         return self.entries(forever=True)

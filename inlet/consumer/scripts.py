@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from inlet.consumer.notes import NOTE_KEEP_MS
-from inlet.stream.keys import dead_key, try_key
+from inlet.stream.keys import dead_key, groups_key, try_key
 
 Command = tuple[Any, ...]
 
@@ -24,18 +24,23 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 CLAIM = (
     NOW
     + """
-local found, gone = {}, 0
+local found, gone, since = {}, 0, redis.call('HGET', KEYS[2], ARGV[1]) or ''
 for i = 4, #ARGV do
-  local id, note = ARGV[i], redis.call('GET', KEYS[i - 2])
-  local due = note and tonumber(string.match(note, '^(%d+) ')) or 0
-  if due <= now then
+  local id, key = ARGV[i], KEYS[i - 1]
+  local kept = redis.call('GET', key)
+  local due, of, note = string.match(kept or '', '^(%d+) (%d*) (.*)$')
+  if kept and of ~= since then
+    redis.call('DEL', key)
+    due, note = nil, nil
+  end
+  if (tonumber(due) or 0) <= now then
     local rows = redis.pcall('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], id)
     if rows.err then return rows end
     if rows[1] and rows[1][2] then
       found[#found + 1] = {id, rows[1][2], note or ''}
     elseif #redis.call('XRANGE', KEYS[1], id, id) == 0 then
       redis.call('XACK', KEYS[1], ARGV[1], id)
-      redis.call('DEL', KEYS[i - 2])
+      redis.call('DEL', key)
       gone = gone + 1
     end
   end
@@ -43,7 +48,9 @@ end
 return {found, gone}
 """
 )
-"""XCLAIM of the entries that are due, each with its note; those that were trimmed while pending are acked, counted."""
+"""XCLAIM of the entries that are due, each with its note; those that were trimmed while pending are acked, counted.
+
+A note of a group that was forgotten since (HGET: when the group was first seen) is deleted."""
 
 NOTE = (
     """
@@ -53,7 +60,9 @@ if #mine == 0 then return 0 end
 """
     + NOW
     + """
-local reply = redis.pcall('SET', KEYS[2], string.format('%.0f ', now + ARGV[4]) .. ARGV[6], 'PX', ARGV[5])
+local since = redis.call('HGET', KEYS[3], ARGV[1]) or ''
+local head = string.format('%.0f ', now + ARGV[4]) .. since .. ' '
+local reply = redis.pcall('SET', KEYS[2], head .. ARGV[6], 'PX', ARGV[5])
 if reply.err then return reply end
 return 1
 """
@@ -112,14 +121,15 @@ return -1
 
 def claim(key: str, group: str, consumer: str, idle_ms: int, names: Sequence[bytes]) -> Command:
     """Claim these entries (XCLAIM) if they are due and idle for ``idle_ms``: ``[[ID, fields, note], ...], gone``."""
-    keys = [key, *[try_key(key, group, name.decode()) for name in names]]
+    keys = [key, groups_key(key), *[try_key(key, group, name.decode()) for name in names]]
     return ("EVAL", CLAIM, len(keys), *keys, group, consumer, idle_ms, *names)
 
 
 def note(key: str, group: str, consumer: str, entry_id: str, wait_ms: int, text: bytes) -> Command:
     """Write the note; the next attempt is due after ``wait_ms``. 1, or 0 if the entry is not this consumer's."""
     keep_ms = wait_ms + NOTE_KEEP_MS
-    return ("EVAL", NOTE, 2, key, try_key(key, group, entry_id), group, entry_id, consumer, wait_ms, keep_ms, text)
+    keys = (key, try_key(key, group, entry_id), groups_key(key))
+    return ("EVAL", NOTE, len(keys), *keys, group, entry_id, consumer, wait_ms, keep_ms, text)
 
 
 def bury(key: str, group: str, consumer: str, entry_id: str, letters: Sequence[Sequence[Any]]) -> Command:

@@ -88,6 +88,7 @@ class Session(Patient):
         self._claimed_last = False
         self._more = False  # the last look at pending entries did not reach their end
         self._buffered_at = 0.0
+        self._short = False  # it was logged that the store has no memory for notes and letters
 
     def open(self) -> Steps[None]:
         """Create the group if it does not exist (XGROUP CREATE ... MKSTREAM)."""
@@ -258,7 +259,16 @@ class Session(Patient):
         key = self.keys[entry.partition]
         command = scripts.note(key, self.group, self.consumer, entry.entry_id, wait_ms, encode(note))
         [reply] = yield from self.call([command], accept=OUT_OF_MEMORY)
-        return Noted.FULL if isinstance(reply, Fault) else Noted.YES if reply else Noted.NOT_OURS
+        if isinstance(reply, Fault):
+            return Noted.FULL
+        self._short = False
+        return Noted.YES if reply else Noted.NOT_OURS
+
+    def say_short(self, entry: Entry, what: str) -> None:
+        """Log what the store has no memory for, once until it has taken a note or letters again."""
+        if not self._short:
+            self._short = True
+            log.warning("inlet: %s %s stays pending, %s", self.keys[entry.partition], entry.entry_id, what)
 
     def bury(self, entry: Entry, bad: Sequence[Bad]) -> Steps[None]:
         """Write dead letters for ``bad``, ack the entry and forget its note, in one script: all of it or nothing.
@@ -272,8 +282,9 @@ class Session(Patient):
         [reply] = yield from self.call([command], accept=OUT_OF_MEMORY)
         self._held.pop((entry.partition, entry.entry_id.encode()), None)
         if isinstance(reply, Fault):
-            log.warning("inlet: %s %s stays pending, its letters do not fit: %s", key, entry.entry_id, reply.text)
+            self.say_short(entry, f"its letters do not fit: {reply.text}")
             return
+        self._short = self._short and not bad
         if reply < 0 and self.losses == lost:
             return
         # Not there any more after a lost reply: it was ours that took effect.

@@ -100,7 +100,8 @@ class Patient:
                 continue
             faults = [reply for reply in replies if isinstance(reply, Fault) and reply.code not in accept]
             if not faults:
-                if self._away is not None:
+                # An error that the caller accepts may be what is waited for.
+                if self._away is not None and not any(isinstance(reply, Fault) for reply in replies):
                     log.warning("inlet: the store is back")
                     self._away = None
                 return replies

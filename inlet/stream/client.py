@@ -5,7 +5,8 @@ What lives here: sending commands, reading replies, deadlines. What must not: re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis
@@ -18,6 +19,10 @@ CONNECT_SECONDS_MAX = 5.0
 """Seconds a connect may take."""
 REPLY_SECONDS_MAX = 10.0
 """Seconds a reply may take, beyond what a blocking read asks the store to wait."""
+STOP_REPLY_SECONDS_MAX = 3.0
+"""Seconds that replies may take, all together, once their reader is stopping: a supervisor kills after ten."""
+SLICE_SECONDS = 0.1
+"""Seconds: a wait for a reply notices a stop this late. Every wait lasts one slice at least."""
 READ_BYTES = 262_144
 """Bytes read from the socket at a time: entries of about 40 KB arrive many at once."""
 
@@ -33,26 +38,53 @@ def connection_options(url: str, block_ms: int) -> dict[str, Any]:
     }
 
 
-class StoreClient:
-    """One connection, reopened after it breaks; no redis-py exception leaves it. Not for use by two threads."""
+class ReplyWait:
+    """How long a reply may take: ``REPLY_SECONDS_MAX``, or ``STOP_REPLY_SECONDS_MAX`` in all once ``stopping``."""
 
-    def __init__(self, url: str, block_ms: int = 0) -> None:
+    def __init__(self, block_ms: int, stopping: Callable[[], bool]) -> None:
+        self._block_seconds, self.stopping = block_ms / 1000, stopping
+        self._stop_left = STOP_REPLY_SECONDS_MAX
+        self._due = self._since = 0.0
+
+    def begin(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """Begin to wait for the replies to these; the store itself lets a blocking read wait."""
+        blocking = bool(commands) and "BLOCK" in commands[-1][:8]
+        self._due = self._since = time.monotonic() + (self._block_seconds if blocking else 0)
+
+    def left(self) -> float:
+        """Return the seconds left, not above 0 if there are none; counts those that passed while stopping."""
+        now = time.monotonic()
+        if not self.stopping():
+            self._since = max(self._since, now)
+            return self._due + REPLY_SECONDS_MAX - now
+        passed, self._since = max(now - self._since, 0), max(self._since, now)
+        self._stop_left -= passed
+        return self._stop_left + max(self._due - now, 0)
+
+
+class StoreClient:
+    """One connection, reopened after it breaks; no redis-py exception leaves it. Not for use by two threads.
+
+    ``stopping``: return whether whoever waits for replies is to end soon.
+    """
+
+    def __init__(self, url: str, block_ms: int = 0, stopping: Callable[[], bool] = lambda: False) -> None:
+        # The socket's own limit is for the greeting, and for the rest of a reply that has begun.
+        options = {**connection_options(url, block_ms), "socket_timeout": CONNECT_SECONDS_MAX}
         try:
-            self._pool = redis.ConnectionPool.from_url(
-                url, retry=Retry(NoBackoff(), 0), **connection_options(url, block_ms)
-            )
+            self._pool = redis.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options)
         except ValueError as error:
             raise StoreRefuses(f"not an address of a store: {error}") from None
         self._connection: Any = None
+        self._patience = ReplyWait(block_ms, stopping)
 
     def call(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Send all commands; return their replies, a Fault for each error reply. Raises StoreAway, StoreRefuses."""
         wanted = list(commands)
+        self._patience.begin(wanted)
         try:
             if self._connection is None:
-                connection: Any = self._pool.make_connection()
-                connection.connect()
-                self._connection = connection
+                self._connection = self._connected()
             return self._exchange(wanted)
         except (redis.RedisError, OSError) as error:
             self.close()
@@ -62,9 +94,23 @@ class StoreClient:
             self.close()
             raise
 
+    def _connected(self) -> Any:
+        connection: Any = self._pool.make_connection()
+        if self._patience.stopping():
+            seconds = min(max(self._patience.left(), SLICE_SECONDS), CONNECT_SECONDS_MAX)
+            connection.socket_timeout = connection.socket_connect_timeout = seconds
+        try:
+            connection.connect()
+        finally:
+            self._patience.left()
+        return connection
+
     def _exchange(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         connection = self._connection
         connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        while commands and not connection.can_read(SLICE_SECONDS):
+            if self._patience.left() <= 0:
+                raise redis.TimeoutError("no reply in time")
         replies: list[Any] = []
         for _ in commands:
             try:

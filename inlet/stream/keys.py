@@ -7,7 +7,8 @@
     <stream>:groups                   the groups seen: what each of them has not acked is kept
     <stream>:forgotten:<group>        set for a day after ``inlet groups forget``
     <stream>:try:<group>:<entry ID>   what earlier attempts have left of an entry: units, verdicts, when it is due
-    <stream>:seen:<group>:<event_id>  the address of the first record with this event_id (``dedup_window_ms``)
+    <stream>:seen:<group>:<event_id>  the address of the first record with this event_id (``dedup_window_ms``); "%" and
+                                      ":" in the group's name are "%25" and "%3A"
 
 What lives here: names. What must not: what the keys hold.
 """
@@ -58,10 +59,13 @@ def forgotten_key(key: str, group: bytes) -> bytes:
 
 def try_key(key: str, group: str, entry_id: str) -> str:
     """Return where what is known of an entry's failed or interrupted attempts is kept."""
+    # An entry's ID holds no ":", so no two groups share a key.
     return f"{key}:try:{group}:{entry_id}"
 
 
 def seen_key(key: str, group: str, event_id: str) -> bytes:
     """Return where deduplication keeps a record's address: the same for all partitions of a stream."""
+    # An event_id may hold ":", so the group must not: "17" in "billing:eu" is not "eu:17" in "billing".
+    group = group.replace("%", "%25").replace(":", "%3A")
     # Another writer's JSON may hold a lone surrogate, which redis-py would not encode.
     return f"{_PARTITION.sub('', key)}:seen:{group}:{event_id}".encode(errors="surrogatepass")

@@ -87,9 +87,26 @@ def test_a_replay_whose_reply_is_lost_can_be_repeated(valkey: str, client: Any, 
 def test_a_letter_of_too_many_fields_is_shown_and_not_replayed(valkey: str, client: Any, stream: str) -> None:
     client.xadd(stream, {f"name-{number}": "x" for number in range(2_000)})
     Reader(valkey, stream, "g", options=QUICK).run(print, forever=False)
+    # A letter behind it, which it must not keep from being replayed.
+    add(client, stream, "a")
+    command(valkey, stream, "exec", "--group", "g", "--once", "--attempts-max", "1", "--", "false")
+    client.xtrim(stream, maxlen=0, approximate=False)
     result = command(valkey, stream, "dead", "replay", "--all")
-    assert result.returncode != 0
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (1, "1 replayed, 1 not\n", 1)
     assert "too many fields" in result.stderr
+    assert event_ids(client, stream) == {"a": 1}
     [row] = [json.loads(text) for text in command(valkey, stream, "dead", "list", "--json").stdout.splitlines()]
     shown = json.loads(command(valkey, stream, "dead", "show", row["letter_id"], "--json").stdout)
     assert len(shown["fields"]) == 4_000
+
+
+@pytest.mark.parametrize("fields", [{"reason": "x", "line": -1}, {"reason": "x", "line": 3}])
+def test_a_damaged_letter_is_not_replayed_and_stays(
+    valkey: str, client: Any, stream: str, fields: dict[str, Any]
+) -> None:
+    """Regression: a letter without any fields was deleted, and nothing was appended."""
+    client.xadd(f"{stream}:dead", fields)
+    result = command(valkey, stream, "dead", "replay", "--all")
+    assert (result.returncode, result.stdout) == (1, "0 replayed, 1 not\n")
+    assert "is damaged" in result.stderr
+    assert (client.xlen(f"{stream}:dead"), client.xlen(stream)) == (1, 0)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
+
+import pytest
 
 from inlet.stream.client import StoreClient
 from inlet.stream.keeper import Keeper
 from inlet.stream.retention import Retention
-from tests.consumer.support import command, fill
+from tests.consumer.support import command, environment, fill
 from tests.stream.support import read_all
+from tests.support import ROOT
 
 
 def keep(url: str, stream: str) -> int:
@@ -84,3 +90,29 @@ def test_lag_of_a_group_that_does_not_exist_says_so(valkey: str, client: Any, st
     fill(client, stream, 1, 1)
     read_all(valkey, stream, "mail")
     assert "group 'nosuch' has not read this stream" in command(valkey, stream, "lag", "--group", "nosuch").stdout
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe1'\\", b"two words", b"it's $HOME", b"line\nbreak", "größe".encode(), b"n" * 60, b"tab\t'"]
+)
+def test_a_group_of_any_name_is_forgotten_by_what_the_list_prints(
+    valkey: str, client: Any, stream: str, name: bytes
+) -> None:
+    fill(client, stream, 1)
+    for group in (name, b"other"):
+        client.xgroup_create(stream, group, id="0")
+    rows = command(valkey, stream, "groups", "list").stdout.splitlines()[1:]
+    [word] = [words for row in rows if (words := row.split(maxsplit=3)[3]) != "other"]
+    script = f"{sys.executable} -m inlet groups forget {word}"
+    subprocess.run(["bash", "-c", script], env=environment(valkey, stream), cwd=ROOT, timeout=60, check=True)
+    assert [row["name"] for row in client.xinfo_groups(stream)] == [b"other"]
+
+
+def test_a_group_that_is_not_utf_8_is_forgotten_by_its_member_of_json(valkey: str, client: Any, stream: str) -> None:
+    fill(client, stream, 1)
+    client.xgroup_create(stream, b"\xffg", id="0")
+    [row] = [json.loads(line) for line in command(valkey, stream, "groups", "list", "--json").stdout.splitlines()]
+    assert os.fsencode(row["group"]) == b"\xffg"
+    done = command(valkey, stream, "groups", "forget", row["group"], "--json")
+    assert (done.returncode, json.loads(done.stdout)["group"]) == (0, row["group"]), done.stderr
+    assert client.xinfo_groups(stream) == []

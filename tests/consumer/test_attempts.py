@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import Counter
@@ -12,6 +13,8 @@ import pytest
 
 from inlet import BadRecord, Entry, Options, Reader, Record
 from inlet.consumer.notes import Note, Unit, Verdict, decode, encode
+from inlet.stream.client import StoreClient
+from inlet.stream.groups import forget
 from tests.consumer.support import QUICK, Handler, Run, add, dead, pending, until
 from tests.support import wait_until
 
@@ -21,14 +24,15 @@ PATIENT = replace(QUICK, claim_idle_ms=3_600_000, claim_idle_ms_max=3_600_000)
 
 def note_of(client: Any, stream: str, entry_id: str) -> Note | None:
     """What the store says of the entry's attempts."""
-    return decode(client.get(f"{stream}:try:g:{entry_id}") or b"")
+    return decode((client.get(f"{stream}:try:g:{entry_id}") or b"").split(b" ", 2)[-1])
 
 
 def leave_note(client: Any, stream: str, entry_id: str, note: Note) -> None:
     """What a consumer leaves that was killed."""
     client.xgroup_create(stream, "g", id="0")
     client.xreadgroup("g", "dead", {stream: ">"})
-    client.set(f"{stream}:try:g:{entry_id}", b"0 " + encode(note))
+    client.hset(f"{stream}:groups", "g", 1)
+    client.set(f"{stream}:try:g:{entry_id}", b"0 1 " + encode(note))
 
 
 def test_deliveries_are_no_attempts(run: Run, store_url: str, db: Any, stream: str) -> None:
@@ -244,3 +248,28 @@ def test_a_record_of_a_split_entry_that_consumers_died_beside_is_tried_as_often_
     seen: list[int] = []
     until(run, store_url, stream, lambda entry: seen.append(entry.attempt), lambda: len(seen) == 2, whole=True)
     assert (seen, dead(db, stream), pending(db, stream, "g")) == ([6, 5], [], 0)
+
+
+def test_a_note_of_a_group_that_was_forgotten_says_nothing_to_the_next_one_of_its_name(
+    run: Run, store_url: str, db: Any, stream: str
+) -> None:
+    entry_id = add(db, stream, "a", "bad", "b")
+    handle = Handler({"bad": 1})
+    run(store_url, stream, handle, options=PATIENT)
+    assert note_of(db, stream, entry_id) == Note((Unit(1, 1, 1),))
+    with contextlib.closing(StoreClient(store_url)) as client:
+        forget(client, stream, b"g")
+    db.xgroup_create(stream, "g", id="0")
+    db.xreadgroup("g", "dead", {stream: ">"})
+    until(run, store_url, stream, handle, lambda: handle.seen.count("b") == 2)
+    assert (Counter(handle.seen), pending(db, stream, "g")) == ({"a": 2, "bad": 2, "b": 2}, 0)
+    assert db.keys(f"{stream}:try:*") == []
+
+
+def test_a_note_that_is_none_is_deleted(run: Run, store_url: str, db: Any, stream: str) -> None:
+    entry_id = add(db, stream, "a")
+    leave_note(db, stream, entry_id, Note(()))
+    db.set(f"{stream}:try:g:{entry_id}", b"9999999999999 junk")
+    handle = Handler()
+    until(run, store_url, stream, handle, lambda: handle.seen)
+    assert (handle.seen, db.keys(f"{stream}:try:*")) == (["a"], [])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from inlet import AsyncReader, Entry, Reader, Record
+from inlet import AsyncReader, BadRecord, Entry, HandlerTimeout, Reader, Record
 from tests.consumer.support import QUICK, Handler, add, dead, pending, runner, until
 
 LIMITED = replace(QUICK, handle_timeout_ms=150, attempts_max=2)
@@ -112,3 +112,51 @@ def test_outside_the_main_thread_a_deadline_is_refused_before_anything_is_read(
     with pytest.raises(Exception, match="no such key"):
         client.xinfo_groups(f"{stream}-none")
     assert client.xinfo_groups(stream) == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_handler_that_swallows_the_deadline_has_failed_whatever_it_returns_or_finds_bad(
+    valkey: str, client: Any, stream: str, whole: bool, bad: bool
+) -> None:
+    add(client, stream, "hang")
+    seen: list[int] = []
+
+    def handle(given: Any) -> int:
+        seen.append(1)
+        with contextlib.suppress(HandlerTimeout):
+            time.sleep(3_600)
+        if bad:
+            raise BadRecord("too slow")
+        return 1
+
+    until(runner("sync"), valkey, stream, handle, lambda: dead(client, stream), options=LIMITED, whole=whole)
+    [letter] = dead(client, stream)
+    assert (len(seen), letter[b"detail"][:14], pending(client, stream, "g")) == (2, b"HandlerTimeout", 0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_coroutine_that_swallows_the_deadline_has_failed_whatever_it_returns_or_finds_bad(
+    valkey: str, client: Any, stream: str, whole: bool, bad: bool
+) -> None:
+    add(client, stream, "hang")
+    seen: list[int] = []
+
+    async def handle(given: Any) -> int:
+        seen.append(1)
+        if len(seen) == 2:
+            reader.stop()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        if bad:
+            raise BadRecord("too slow")
+        return 1
+
+    async def main() -> None:
+        await (reader.run_entries(handle) if whole else reader.run(handle))
+
+    reader = AsyncReader(valkey, stream, "g", options=LIMITED)
+    asyncio.run(main())
+    [letter] = dead(client, stream)
+    assert (len(seen), letter[b"detail"][:14], pending(client, stream, "g")) == (2, b"HandlerTimeout", 0)

@@ -45,7 +45,7 @@ def test_everything_is_exported_once_and_acked(valkey: str, client: Any, stream:
     wanted = fill(client, stream, 5_000)
     client.xadd(stream, {"junk": "x"})
     result = command(valkey, stream, "export", "--to", str(tmp_path / "out"), "--once", "--json")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, "another writer's entry became a dead letter"
     [said] = [json.loads(text) for text in result.stdout.splitlines()]
     assert (said["records"], Path(said["file"]).parent) == (5_000, tmp_path / "out")
     found = rows(tmp_path / "out")
@@ -200,6 +200,26 @@ def test_entries_of_a_killed_exporter_come_back_whatever_the_next_ones_roll_seco
 
     wait_until(is_done, "the export of all")
     assert (Counter(row["event_id"] for row in rows(out)), pending(client, stream, "export")) == (Counter(wanted), 0)
+
+
+@pytest.mark.parametrize("what", ["the directory is gone", "the open file was removed"])
+def test_a_directory_or_file_that_vanished_is_noticed_long_before_the_roll(
+    valkey: str, client: Any, stream: str, tmp_path: Path, what: str
+) -> None:
+    out = tmp_path / "out"
+    add(client, stream, "a")
+    with spawning(valkey, stream) as spawn:
+        words = ("export", "--to", str(out), "--roll-seconds", "86400")
+        process = spawn("-m", "inlet", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [open_file] = wait_until(lambda: temporary(out), "the open file")
+        if what == GONE:
+            shutil.rmtree(out)
+        else:
+            open_file.unlink()
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, f"{out}: {what}" in errors.decode()) == (1, True), errors
+    result = command(valkey, stream, *words, "--once")
+    assert (result.returncode, [row["event_id"] for row in rows(out)]) == (0, ["a"]), result.stderr
 
 
 def test_a_stop_while_the_directory_is_gone_loses_nothing(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from inlet import Entry, Reader, StoreRefuses
+from inlet import BadRecord, Entry, Reader, Record, StoreRefuses
+from inlet.consumer.steps import STOP_SECONDS_MAX
 from tests.consumer.support import QUICK, Handler, Run, add, connect, fill, pending, until
 from wsgi.store.embedded import EmbeddedStore
 
@@ -128,3 +132,65 @@ def test_a_store_that_refuses_for_a_while_is_waited_for(run: Run, own_store: Emb
 
         until(run, own_store.url, "logs", handle, step)
     assert handle.seen == ["a"]
+
+
+def test_a_stop_ends_soon_while_the_store_is_frozen(run: Run, own_store: EmbeddedStore) -> None:
+    with connect(own_store.url) as client:
+        add(client, "logs", "a")
+        pid = client.info("server")["process_id"]
+        frozen: list[float] = []
+        handle = Handler()
+
+        def step() -> bool:
+            if handle.seen and not frozen:
+                os.kill(pid, signal.SIGSTOP)
+                frozen.append(time.monotonic())
+            return bool(frozen)
+
+        try:
+            # The ack still waits, so that there is something to send.
+            until(run, own_store.url, "logs", handle, step, options=replace(QUICK, ack_delay_ms=60_000))
+            took = time.monotonic() - frozen[0]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert took < 3 * STOP_SECONDS_MAX + 10, "waits of 10 s and more for each reply would be 30 s"
+
+
+def test_out_of_memory_a_new_group_says_once_that_it_waits(
+    run: Run, own_store: EmbeddedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connect(own_store.url) as client:
+        add(client, "logs", "a")
+        client.config_set("maxmemory", 1)
+        handle = Handler()
+        began = time.monotonic()
+
+        def step() -> bool:
+            if client.config_get("maxmemory")["maxmemory"] != "0" and time.monotonic() - began > 2:
+                client.config_set("maxmemory", 0)
+            return bool(handle.seen)
+
+        until(run, own_store.url, "logs", handle, step)
+    assert sum("waiting for the store" in message for message in caplog.messages) == 1
+    assert sum("the store is back" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), BadRecord("no")])
+def test_out_of_memory_what_cannot_be_noted_is_said_once(
+    run: Run, own_store: EmbeddedStore, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    with connect(own_store.url) as client:
+        add(client, "logs", "a")
+        client.hset("logs:groups", "g", 1)
+        client.xgroup_create("logs", "g", id="0")
+        client.config_set("maxmemory", 1)
+        seen: list[str] = []
+
+        def handle(record: Record) -> None:
+            seen.append(record.event_id)
+            raise error
+
+        until(run, own_store.url, "logs", handle, lambda: len(seen) >= 4)
+        client.config_set("maxmemory", 0)
+    assert len([message for message in caplog.messages if message.startswith("inlet: logs ")]) == 1
+    assert any("memory" in message for message in caplog.messages)

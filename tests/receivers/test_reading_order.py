@@ -31,8 +31,8 @@ print(*seen)
 
 
 HELPERS = {
-    "wsgi.metrics", "wsgi.sink.batch", "wsgi.sink.batches", "wsgi.sink.circuit", "wsgi.sink.connecting", "wsgi.sink.driver",
-    "wsgi.sink.link", "wsgi.sink.waits", "wsgi.sink.watcher", "wsgi.sink.wire",
+    "wsgi.metrics", "wsgi.sink.batch", "wsgi.sink.batches", "wsgi.sink.circuit", "wsgi.sink.connecting",
+    "wsgi.sink.driver", "wsgi.sink.link", "wsgi.sink.waits", "wsgi.sink.watcher", "wsgi.sink.wire",
 }  # fmt: skip
 """What the six use on the way: a batch's data and its lane, the circuit, the connection to the store, the watcher; and
 the metrics of a commit."""

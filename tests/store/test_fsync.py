@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +20,9 @@ import redis
 
 from inlet.stream.place import SOCKET_NAME
 from tests.faults import power_cut
+from tests.store.syncers import Directory, directory_of_its_own, failures, lives, messages, pid_of
 from tests.support import ROOT, Server, processes_of, wait_until
-from wsgi.store import locks, server, sync_loop, syncing
+from wsgi.store import server, sync_loop, syncing
 from wsgi.store.sync_loop import PAUSE_SECONDS_MAX, PAUSE_SECONDS_MIN, PAUSE_SHARE, pause_after
 from wsgi.store.syncing import Syncer
 
@@ -52,47 +51,6 @@ time.sleep(600)
 traceable = pytest.mark.skipif(bool(power_cut.no_strace()), reason=power_cut.no_strace())
 
 
-class Directory:
-    """A data directory with a store and a syncer, as ``EmbeddedStore`` runs them, but each on its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.syncer = Syncer(root)
-        self.store: subprocess.Popen[bytes] | None = None
-
-    def start(self, fsync: server.Fsync = "background") -> None:
-        """Start the store and wait until it answers."""
-        lock = locks.open_lock(self.root / "valkey.lock")
-        self.store = server.spawn(self.root, self.root / SOCKET_NAME, self.root / "valkey.log", fsync, lock)
-        os.close(lock)
-        server.wait_until_ready(self.store, self.root, self.root / SOCKET_NAME, self.root / "valkey.log")
-
-    def client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.root / SOCKET_NAME))
-
-    def kill(self) -> None:
-        if self.store is not None:
-            self.store.kill()
-            self.store.wait()
-
-    @property
-    def syncer_pid(self) -> int:
-        return pid_of(self.syncer)
-
-
-def pid_of(syncer: Syncer) -> int:
-    """The process that it runs."""
-    assert syncer._process is not None
-    return syncer._process.pid
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process, a zombie not counted."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def opened(pid: int) -> set[str]:
     """The append-only files that a process has open, by name."""
     links = [os.readlink(link.path) for link in os.scandir(f"/proc/{pid}/fd")]
@@ -101,12 +59,8 @@ def opened(pid: int) -> set[str]:
 
 @pytest.fixture
 def directory() -> Iterator[Directory]:
-    """Not tmp_path: the path of a socket has to be short wherever pytest keeps its directories."""
-    with tempfile.TemporaryDirectory(prefix="inlet-") as root:
-        one = Directory(Path(root))
+    with directory_of_its_own() as one:
         yield one
-        one.syncer.stop()
-        one.kill()
 
 
 @contextlib.contextmanager
@@ -278,14 +232,6 @@ def test_a_failed_fsync_is_reported_and_the_store_refuses_until_the_disk_is_well
     assert "Input/output error" in failure
 
 
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [entry.getMessage() for entry in caplog.records]
-
-
-def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [entry.getMessage() for entry in caplog.records if entry.levelno == logging.CRITICAL]
-
-
 def test_one_that_is_stopped_is_reported_killed_and_started_again(
     directory: Directory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,10 +262,7 @@ def test_one_that_was_killed_is_reported_and_started_again(
     os.kill(directory.syncer_pid, signal.SIGKILL)
     wait_until(lambda: directory.syncer.poll() is not None, "it has ended")
     assert directory.syncer.poll() == -signal.SIGKILL
-    assert failures(caplog) == [
-        "store: the process that fsyncs the store's files has ended; "
-        "a power failure can lose records that were accepted since"
-    ]
+    assert failures(caplog) == [f"store: {sync_loop.ENDED}"]
     directory.syncer.start()
     assert directory.syncer.poll() is None
 
@@ -383,7 +326,7 @@ def test_inlet_runs_one_starts_another_when_it_dies_and_leaves_none(serve: Calla
     os.kill(first, signal.SIGKILL)
     (second,) = wait_until(lambda: [pid for pid in syncers(server_) if pid != first], "another one runs")
     wait_until(lambda: "its files are fsynced again" in server_.log(), "and works")
-    assert server_.log().count("the process that fsyncs the store's files has ended") == 1
+    assert server_.log().count(f"store: {sync_loop.ENDED}") == 1
     assert server_.stop() == 0
     assert not lives(second)
 
@@ -416,6 +359,9 @@ def test_files_are_synced_in_the_order_in_which_they_were_written(tmp_path: Path
     for number in (9, 10, 2):
         (files / f"appendonly.aof.{number}.incr.aof").write_bytes(b"x")
     (files / "appendonly.aof.1.base.rdb").write_bytes(b"x")
+    base = "file appendonly.aof.1.base.rdb seq 1 type b\n"
+    listed = [f"file appendonly.aof.{number}.incr.aof seq {number} type i\n" for number in (2, 9, 10)]
+    (files / sync_loop.MANIFEST).write_text(base + "".join(listed))
     found = sync_loop.Files(str(tmp_path))
     found.sync()
     assert list(found._durable) == [f"appendonly.aof.{number}.incr.aof" for number in (2, 9, 10)]

@@ -20,7 +20,8 @@ from tests.faults.load import Load
 from tests.faults.oracle import judge, read_back
 from tests.faults.rig import no_private_mount
 from tests.store.disk import MKFS, Disk, small_disk
-from tests.support import DEADLINE_SECONDS, Server, wait_until
+from tests.support import DEADLINE_SECONDS, Server, record, wait_until
+from wsgi.sink.watcher import SAMPLE_SECONDS
 from wsgi.store.disk import REFILL_SHARE, RESERVE_BYTES, RESERVE_SHARE, Reserve
 
 DISK_BYTES = 64 * 2**20
@@ -168,6 +169,38 @@ def test_a_store_that_was_killed_comes_back_while_the_disk_is_still_full(disk: D
         with disk.client() as client:
             assert not judge(load.answers, read_back(client, "logs")).faults()
         wait_until(lambda: server.send(GET_READY)[0] == 503, "it still refuses")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_disk_full_of_trimmed_records_stayed_full(disk: Disk, restarts: bool) -> None:
+    """Regression: the store rewrote its files only once they had grown, which refused records do not make them."""
+    server = disk.serve("--workers", "2")
+    try:
+
+        def is_accepted() -> bool:
+            return server.send(post_of(record()))[0] == 202
+
+        wait_until(is_accepted, "records are stored")
+        with disk.client() as client:
+            while server.send(post_of(record()))[0] == 202:
+                for _ in range(100):
+                    client.xadd("logs", {"r": os.urandom(20_000)}, maxlen=10, approximate=False)
+                time.sleep(SAMPLE_SECONDS)  # Faster, and the reserve would not do: these are not refused.
+        if restarts:
+            server.stop()
+            server.close()
+            server = disk.serve("--workers", "2")
+        wait_until(is_accepted, "records are stored again")
+        assert "rewriting them" in server.log()
+        server.stop()
+    finally:
+        server.close()
+
+
+def post_of(document: dict[str, object]) -> bytes:
+    body = ujson.dumps(document).encode()
+    head = b"POST /ingest HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 @contextlib.contextmanager

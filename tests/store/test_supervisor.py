@@ -233,6 +233,61 @@ def test_the_process_that_fsyncs_is_started_again_and_that_is_said(
     assert [words for _, words in said(caplog) if "fsync" in words]
 
 
+def test_a_store_whose_socket_is_removed_is_restarted_and_one_line_says_why(
+    store: EmbeddedStore, supervisor: Supervisor, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis.Redis.from_url(store.url).xadd("logs", {"r": "one"})
+    supervisor.tick(100.0)
+    store.socket_path.unlink()
+    supervisor.tick(101.0)
+    supervisor.tick(101.1)
+    ended(store)
+    supervisor.tick(102.0)
+    wait_until(store.is_ready, "it serves")
+    supervisor.tick(103.0)
+    assert redis.Redis.from_url(store.url).xlen("logs") == 1
+    (level, why), (_, back) = said(caplog)
+    assert level == logging.ERROR
+    assert "valkey.sock was removed" in why
+    assert "was restarted" in back
+    supervisor.tick(104.0)
+    assert store.poll() is None
+
+
+def test_a_store_whose_socket_is_replaced_is_restarted(store: EmbeddedStore, supervisor: Supervisor) -> None:
+    os.replace(store.data_dir / "inlet.lock", store.socket_path)
+    supervisor.tick(101.0)
+    ended(store)
+    supervisor.tick(102.0)
+    wait_until(store.is_ready, "it serves")
+
+
+def test_a_store_that_does_not_answer_is_not_restarted(store: EmbeddedStore, supervisor: Supervisor) -> None:
+    os.kill(pid_of(store.data_dir), signal.SIGSTOP)
+    for now in (101.0, 102.0, 103.0):
+        supervisor.tick(now)
+    os.kill(pid_of(store.data_dir), signal.SIGCONT)
+    wait_until(store.is_ready, "it serves")
+    assert store.poll() is None
+
+
+@pytest.mark.parametrize("gone", [FILE, MANIFEST, FILE.parent])
+def test_a_store_whose_files_are_removed_with_its_socket_is_left_running(
+    store: EmbeddedStore, supervisor: Supervisor, caplog: pytest.LogCaptureFixture, gone: Path
+) -> None:
+    assert store.syncer is not None
+    store.syncer.stop()  # It would have them written anew.
+    path = store.data_dir / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    store.socket_path.unlink()
+    for now in (101.0, 102.0):
+        supervisor._keep_store(now)
+    assert store.poll() is None
+    ((level, words),) = said(caplog)
+    assert level == logging.CRITICAL
+    assert "only in its memory" in words
+
+
 def post(server: Server) -> int:
     import ujson
 
@@ -270,3 +325,13 @@ def test_a_stopped_store_held_up_the_end_of_inlet_for_a_minute(serve: Serve) -> 
     assert server.stop() == 0
     assert time.monotonic() - began < STOP_SECONDS_MAX / 2
     assert not processes_of(server.data_dir)
+
+
+def test_a_removed_socket_was_not_noticed_until_a_restart(serve: Serve) -> None:
+    """Regression, under gunicorn."""
+    server = serve("--workers", "1")
+    assert post(server) == 202
+    (server.data_dir / "valkey.sock").unlink()
+    wait_until(lambda: "was restarted" in server.log(), "the master notices")
+    wait_until(lambda: post(server) == 202, "records are stored again")
+    assert server.stop() == 0

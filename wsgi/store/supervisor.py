@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 
-from wsgi.store import logfile
+from wsgi.store import aof, logfile
 from wsgi.store.embedded import EmbeddedStore
 from wsgi.store.errors import StoreError
 
@@ -53,6 +53,7 @@ class Supervisor:
         self._pause, self._syncer_pause = Pause(), Pause()
         self._runs = self._syncer_runs = True
         self._loads = False  # started again, and not ready yet
+        self._ending = False  # by this supervisor, which has said why
         self._reported = ""
 
     def tick(self, now: float) -> None:
@@ -62,7 +63,11 @@ class Supervisor:
 
     def _keep_store(self, now: float) -> None:
         if self._store.poll() is None:
-            if not self._loads:
+            if self._ending:
+                return
+            if self._store.has_lost_socket():
+                self._end_unreachable()
+            elif not self._loads:
                 logfile.rotate(self._store.log_path)
             elif self._store.is_ready():
                 self._loads, self._reported = False, ""
@@ -72,13 +77,29 @@ class Supervisor:
         if self._runs:
             self._runs = False
             self._pause.end(now)
-            if self._loads:
+            if self._ending:
+                self._ending = False
+            elif self._loads:
                 self._report_failure(f"it {self._store.ending()}")
             else:
                 self._report(logging.ERROR, f"it {self._store.ending()}; restarting it")
         if self._pause.is_over(now):
             self._pause.begin(now)
             self._start(now)
+
+    def _end_unreachable(self) -> None:
+        """End a store whose socket was removed; unless more was, and what it has is in its memory only."""
+        path = self._store.socket_path
+        if gone := aof.missing(self._store.data_dir):
+            self._report(
+                logging.CRITICAL,
+                f"{path} and {', '.join(gone)} were removed, so its records are only in its memory, and nobody can "
+                "reach it; while it runs, a removed file can still be copied from /proc/PID/fd of it",
+            )
+        else:
+            self._report(logging.ERROR, f"{path} was removed, so nobody can reach it; restarting it")
+            self._ending = True
+            self._store.terminate()
 
     def _start(self, now: float) -> None:
         try:

@@ -75,9 +75,12 @@ class Syncer:
         status = self._process.poll()
         self._read_reports(self._process)
         if status is not None:
-            self._report("the process that fsyncs the store's files has ended")
+            self._report(sync_loop.ENDED)
         elif time.monotonic() - self._heard > SILENT_SECONDS_MAX:
-            self._report(f"no fsync of the store's files has ended for {SILENT_SECONDS_MAX:.0f} s")
+            self._report(
+                f"no fsync of the store's files has ended for {SILENT_SECONDS_MAX:.0f} s; "
+                "a power failure can lose records that were accepted since"
+            )
             # If it waits for the disk it ends with that wait; if something else has stopped it, it ends now.
             self._process.kill()
         return status
@@ -108,7 +111,7 @@ class Syncer:
     def _report(self, trouble: str) -> None:
         """Log a change: what is wrong, or (empty) that all is well again."""
         if trouble and trouble != self._trouble:
-            log.critical("store: %s; a power failure can lose records that were accepted since", trouble)
+            log.critical("store: %s", trouble)
         elif self._trouble and not trouble:
             log.warning("store: its files are fsynced again")
         self._trouble = trouble
