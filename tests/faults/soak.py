@@ -283,7 +283,6 @@ class Soak:
     def figures(self) -> dict[str, float]:
         """What has happened, by name."""
         _, _, metrics = self.rig.server.send(b"GET /metrics HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n")
-        trimmed = re.search(rb"^inlet_entries_trimmed_total ([\d.]+)", metrics, re.MULTILINE)
         return {
             "faults": self.faults.total(),
             "kinds of fault": len(self.faults),
@@ -292,7 +291,7 @@ class Soak:
             "503": sum(number for what, number in self.statuses.items() if what.startswith("503")),
             "kills": self.crew.deaths.total() - self.crew.deaths["the store refused"],
             **{f"consumers ended: {what}": number for what, number in sorted(self.crew.deaths.items())},
-            "trimmed": int(float(trimmed[1])) if trimmed else 0,
+            "trimmed": counter(metrics, b"inlet_entries_trimmed_total"),
             **{f"letters: {kind}": self.letters(kind) for kind in (*KINDS, "healthy")},
         }
 
@@ -323,6 +322,12 @@ def report(soak: Soak, seed: int, minutes: float) -> Iterator[str]:
             f"| {name}: memory, descriptors (first, last, most) | {sizes[0] / 2**20:.1f}, {sizes[-1] / 2**20:.1f}, "
             f"{max(sizes) / 2**20:.1f} MiB; {many[0]}, {many[-1]}, {max(many)} |"
         )
+
+
+def counter(metrics: bytes, name: bytes) -> int:
+    """The value of a counter without labels in Prometheus' text format; 0 where it is not there."""
+    found = re.search(rb"^%b (\S+)" % name, metrics, re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 def main() -> int:

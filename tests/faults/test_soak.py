@@ -71,3 +71,13 @@ def test_memory_and_descriptors_that_grow_past_their_bound_are_found() -> None:
 def test_a_poison_record_is_known_by_its_id() -> None:
     assert poison("1-2-poison-kills-7") == "kills"
     assert poison("1-2-beside-7-0") == ""
+
+
+def test_a_counter_over_a_million_is_read_as_such() -> None:
+    """Regression: Prometheus' client writes 1.2e+06, of which a run of an hour read 1."""
+    text = b"# HELP inlet_x_total 5 things\ninlet_x_total 1.234567e+06\ninlet_y_total 12.0\n"
+    assert [soak.counter(text, name) for name in (b"inlet_x_total", b"inlet_y_total", b"inlet_z_total")] == [
+        1234567,
+        12,
+        0,
+    ]

@@ -190,8 +190,9 @@ def test_a_disk_full_of_trimmed_records_stayed_full(disk: Disk, restarts: bool) 
             server.stop()
             server.close()
             server = disk.serve("--workers", "2")
+        # First: a worker that has not looked yet accepts.
+        wait_until(lambda: "rewriting them" in server.log(), "the files are rewritten")
         wait_until(is_accepted, "records are stored again")
-        assert "rewriting them" in server.log()
         server.stop()
     finally:
         server.close()
