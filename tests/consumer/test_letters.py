@@ -137,7 +137,8 @@ def test_lost_replies_make_no_second_letter(run: Run, valkey: str, client: Any, 
     letters = Counter((letter[b"entry_id"], letter[b"line"]) for letter in dead(client, stream))
     assert (len(letters), set(letters.values())) == (40, {1})
     assert len(cut) >= 5, "too few replies were lost to show anything"
-    assert stats.dead == 40
+    # A reader whose reply was lost finds its letters written, and counts none.
+    assert 40 - 2 * len(cut) <= stats.dead <= 40
 
 
 def test_the_script_that_buries_adds_nothing_the_second_time(db: Any, stream: str) -> None:

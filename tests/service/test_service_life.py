@@ -133,7 +133,7 @@ def test_metrics_are_summed_over_workers_and_outlive_a_recycled_one(serve: Serve
 
     for count in range(80):
         assert post(server, str(count)).status_code == 202
-    assert total() == 80
+    wait_until(lambda: total() == 80, "every record is counted")
     wait_until(lambda: len(server.booted()) > 2, "a recycled worker")
 
 
