@@ -42,15 +42,16 @@ class Store(asyncio.Protocol):
         while (reply := self.replies.gets()) is not False:
             if isinstance(reply, Exception):
                 raise reply
-            for write in self.sent.pop(0):
-                write(ANSWER)
+            for client in self.sent.pop(0):
+                if not client.is_closing():  # write() would raise, and end this connection
+                    client.write(ANSWER)
 
-    def append(self, line: bytes, write: Any) -> None:
+    def append(self, line: bytes, client: Any) -> None:
         """Add a line to this turn's XADD."""
         if not self.lines:
             self.loop.call_soon(self.commit)
         self.lines.append(line)
-        self.waiting.append(write)
+        self.waiting.append(client)
 
     def commit(self) -> None:
         """Send the lines of this turn."""
@@ -71,8 +72,8 @@ class Connection(asyncio.Protocol):
         self.rest = b""
 
     def connection_made(self, transport: Any) -> None:
-        """Keep the transport's write."""
-        self.write = transport.write
+        """Keep the transport."""
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         """Take every whole request."""
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
             value = ujson.loads(data[end + 4 : after])
             members = value["event_id"], value["timestamp"], value["service"], value["message"], value["metadata"]
             line = ujson.dumps(members, ensure_ascii=False, escape_forward_slashes=False).encode()
-            self.append(line, self.write)
+            self.append(line, self.transport)
             at = after
         self.rest = data[at:]
 
