@@ -126,7 +126,7 @@ class Late:
         for seconds in _taken(self._seconds):
             total += seconds
             times[bisect_left(bounds, seconds)] += 1
-        if total:
+        if any(times):
             # The library observes one value at a time only.
             COMMIT_SECONDS._sum.inc(total)
             for bucket, count in zip(COMMIT_SECONDS._buckets, times, strict=True):

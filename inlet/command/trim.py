@@ -112,9 +112,13 @@ def _say(row: Kept, arguments: argparse.Namespace) -> None:
         text += f"; {row.dropped:,} UNREAD entries dropped"
     if row.full:
         text += "; full of entries that some group has not acked"
-    if row.full or row.held.kind == "missing":
-        text += f"; {row.held.words()}"
+    text += _why(row)
     output.say({**row._asdict(), "held": row.held._asdict()}, text, arguments)
+
+
+def _why(found: Kept | Forecast) -> str:
+    """Return what holds the stream back, where that matters."""
+    return f"; {found.held.words()}" if found.full or found.held.kind == "missing" else ""
 
 
 def _say_forecast(key: str, found: Forecast, arguments: argparse.Namespace) -> None:
@@ -124,6 +128,5 @@ def _say_forecast(key: str, found: Forecast, arguments: argparse.Namespace) -> N
         text += f" and drop {about}{found.dropped:,} UNREAD entries"
     if found.full:
         text += "; would stay full of entries that some group has not acked"
-    if found.full or found.held.kind == "missing":
-        text += f"; {found.held.words()}"
+    text += _why(found)
     output.say({"key": key, **found._asdict(), "held": found.held._asdict()}, text, arguments)

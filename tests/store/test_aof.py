@@ -14,6 +14,7 @@ import redis
 from wsgi.store import aof, logfile
 from wsgi.store.embedded import EmbeddedStore
 from wsgi.store.errors import StoreError
+from wsgi.store.sync_loop import FILES_DIRECTORY, MANIFEST
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def store() -> Iterator[EmbeddedStore]:
 def test_files_without_a_manifest_were_overwritten_by_an_empty_store(store: EmbeddedStore) -> None:
     """Regression: valkey-server starts empty there, and truncates the first file."""
     before = aof.sizes(store.data_dir)
-    manifest = store.data_dir / aof.DIRECTORY / aof.MANIFEST
+    manifest = store.data_dir / FILES_DIRECTORY / MANIFEST
     content = manifest.read_bytes()
     manifest.unlink()
     with pytest.raises(StoreError, match="would start empty") as caught:
@@ -46,7 +47,7 @@ def test_files_without_a_manifest_were_overwritten_by_an_empty_store(store: Embe
 
 
 def test_a_lone_base_file_of_a_later_rewrite_is_not_started_over_either(store: EmbeddedStore) -> None:
-    directory = store.data_dir / aof.DIRECTORY
+    directory = store.data_dir / FILES_DIRECTORY
     for path in directory.iterdir():
         path.unlink()
     (directory / "appendonly.aof.2.base.rdb").write_bytes(b"x")
@@ -55,8 +56,8 @@ def test_a_lone_base_file_of_a_later_rewrite_is_not_started_over_either(store: E
 
 
 def test_what_a_kill_in_the_very_first_start_leaves_is_no_obstacle(store: EmbeddedStore) -> None:
-    directory = store.data_dir / aof.DIRECTORY
-    (directory / aof.MANIFEST).unlink()
+    directory = store.data_dir / FILES_DIRECTORY
+    (directory / MANIFEST).unlink()
     (directory / "appendonly.aof.1.incr.aof").write_bytes(b"")
     store.start()
     assert redis.Redis.from_url(store.url).xlen("logs") == 0
@@ -64,7 +65,7 @@ def test_what_a_kill_in_the_very_first_start_leaves_is_no_obstacle(store: Embedd
 
 def test_the_newest_file_is_that_with_the_highest_number(tmp_path: Path) -> None:
     assert aof.newest(tmp_path) is None
-    directory = tmp_path / aof.DIRECTORY
+    directory = tmp_path / FILES_DIRECTORY
     directory.mkdir()
     for number in (9, 10, 2):
         (directory / f"appendonly.aof.{number}.incr.aof").touch()
@@ -76,7 +77,7 @@ def test_the_newest_file_is_that_with_the_highest_number(tmp_path: Path) -> None
 
 def test_a_dropped_tail_was_not_reported(store: EmbeddedStore, caplog: pytest.LogCaptureFixture) -> None:
     """Regression: it stood in valkey.log alone, without its size."""
-    with open(store.data_dir / aof.DIRECTORY / "appendonly.aof.1.incr.aof", "ab") as file:
+    with open(store.data_dir / FILES_DIRECTORY / "appendonly.aof.1.incr.aof", "ab") as file:
         file.write(b"*5\r\n$4\r\nXADD\r\n$4\r\nlo")
     store.start()
     assert [line.levelno for line in caplog.records if " 20 bytes were dropped" in line.getMessage()] == [logging.ERROR]

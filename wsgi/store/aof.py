@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from wsgi.store.errors import StoreError
+from wsgi.store.sync_loop import FILES_DIRECTORY, MANIFEST
 
-DIRECTORY: Final = "appendonlydir"
-MANIFEST: Final = "appendonly.aof.manifest"
 FIRST_BASE: Final = "appendonly.aof.1.base.rdb"
 """Written before the first manifest, and empty then."""
 PATTERNS: Final = ("*.base.rdb", "*.base.aof", "*.incr.aof")
@@ -24,7 +23,7 @@ PATTERNS: Final = ("*.base.rdb", "*.base.aof", "*.incr.aof")
 
 def sizes(data_dir: Path) -> dict[str, int]:
     """Return the bytes of each append-only file, by name."""
-    directory = data_dir / DIRECTORY
+    directory = data_dir / FILES_DIRECTORY
     return {path.name: path.stat().st_size for pattern in PATTERNS for path in directory.glob(pattern)}
 
 
@@ -32,12 +31,12 @@ def newest(data_dir: Path) -> Path | None:
     """Return the file that the store appends to, or None before its first start."""
     names = [name for name in sizes(data_dir) if name.endswith(".incr.aof")]
     # Numbered without leading zeros.
-    return data_dir / DIRECTORY / max(names, key=lambda name: (len(name), name)) if names else None
+    return data_dir / FILES_DIRECTORY / max(names, key=lambda name: (len(name), name)) if names else None
 
 
 def missing(data_dir: Path) -> list[str]:
     """Return the names of files that the store needs for its next start and that are not there."""
-    directory = data_dir / DIRECTORY
+    directory = data_dir / FILES_DIRECTORY
     while True:
         try:
             manifest = (directory / MANIFEST).read_text()
@@ -56,7 +55,7 @@ def check(data_dir: Path) -> None:
 
     A store that was killed in its very first start leaves the same, with nothing in the files.
     """
-    directory = data_dir / DIRECTORY
+    directory = data_dir / FILES_DIRECTORY
     if (directory / MANIFEST).exists():
         return
     full = {name: size for name, size in sizes(data_dir).items() if size and name != FIRST_BASE}
