@@ -1,7 +1,7 @@
 # make run     install everything, the inlet command included, and serve on the embedded store
-# make test    install everything and run the tests, in parallel
-# make check   lint, types and tests
-# make lint    lint and types
+# make test    install everything and run the tests, in parallel; as root, also the Debian packages that some tests need
+# make check   lint, types, security and tests
+# make lint    lint (ruff), types (mypy), security (bandit, pip-audit)
 # make bench   build the benchmark's peers and run every comparison (40 minutes; needs Go, Rust and wrk)
 # make bench-quick   the loads and peers that show whether something became slower (5 minutes)
 # make faults  run the fault suite and print its table
@@ -19,20 +19,25 @@ SOAK_ARGS ?=
 TEST_PROCESSES ?= 4
 PYTEST_ARGS ?=
 
-.PHONY: run test check lint peers bench bench-quick faults soak clean
+.PHONY: run test check programs lint peers bench bench-quick faults soak clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python -m wsgi.settings
 	exec $(BIN)/gunicorn app:application $(GUNICORN_ARGS)
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp programs
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 
 check: lint test
 
+programs:
+	@.ci/programs
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive app.py gunicorn.conf.py inlet wsgi
+	$(BIN)/python -m tests.audit
 
 peers: $(VENV)/test.stamp
 	$(BIN)/python -m bench peers

@@ -1,11 +1,11 @@
 """gunicorn's process model for Inlet. gunicorn's own options on the command line override this file.
 
 What lives here: worker class, preload, collector policy, the embedded store's life, signals during the start, the
-metrics directory. What must not: anything about one request.
+metrics directory, the address. What must not: anything about one request.
 
 Order of events: this file runs in the master and checks the environment; gunicorn preloads ``app.py``; ``on_starting``
-starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` prints a command to try. HUP runs this file
-again, so whatever must survive that is kept in a module (``wsgi.store.embedded``) or in the environment.
+starts the store; each ``pre_fork`` collects and freezes; ``when_ready`` prints who may send, and a command to try. HUP
+runs this file again, so whatever must survive that is kept in a module (``wsgi.store.embedded``) or in the environment.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import signal
+import ssl
 import stat
 import sys
 import tempfile
@@ -26,11 +27,13 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from inlet.keyfile import load as load_keys
 from inlet.stream.errors import InletError
 from inlet.stream.place import redacted
 from wsgi.store import locks
 
-SHM = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
+_SHM = "/dev/shm"  # nosec B108  # mkdtemp and mkstemp make what is there
+SHM = _SHM if os.path.isdir(_SHM) and os.access(_SHM, os.W_OK) else None
 COLLECT_EVERY_REQUESTS = 10_000
 """Answers between two collections in a worker that is not the phased one; see docs/design.md."""
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -104,14 +107,15 @@ def remove_stale_metrics() -> None:
                 os.close(lock)
 
 
+RELOADED = "wsgi.metrics" in sys.modules
+"""This file runs again, at HUP."""
 metrics_directory()
 
 # The directory must exist before the metrics do.
-from wsgi import metrics  # noqa: E402
+from wsgi import listening, logs, metrics  # noqa: E402
 from wsgi import settings as env  # noqa: E402
-from wsgi.receivers.pipeline import refuse_for_server  # noqa: E402
+from wsgi.receivers.application import refuse_for_server  # noqa: E402
 from wsgi.server.limits import Limits  # noqa: E402
-from wsgi.store import keeper  # noqa: E402
 from wsgi.store.embedded import EmbeddedStore, embedded  # noqa: E402
 from wsgi.store.supervisor import Supervisor  # noqa: E402
 from wsgi.worker import PhasedWorker  # noqa: E402
@@ -127,6 +131,14 @@ try:
 except InletError as error:
     fail(error)
 
+# Not at HUP: a running server keeps the keys that it has where the file cannot be read any more (``wsgi.access``).
+keys: int | None = None
+if settings.keys_file is not None and not RELOADED:
+    try:
+        keys = len(load_keys(settings.keys_file))
+    except InletError as error:
+        fail(error)
+
 # A relative path would mean another directory to whoever runs elsewhere (gunicorn's --chdir).
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
 store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, settings.fsync)
@@ -138,7 +150,11 @@ PhasedWorker.configure(
     ),
     refuse=refuse_for_server,
 )
+bind = listening.bind(settings.port, everywhere=settings.open == "1" or settings.keys_file is not None)
 worker_class = "wsgi.worker.PhasedWorker"
+logs.Logger.as_json = settings.log == "json"
+logger_class = "wsgi.logs.Logger"
+access_log_format = logs.ACCESS_FORMAT
 workers = settings.web_concurrency
 preload_app = True
 keepalive = 75
@@ -150,9 +166,10 @@ http_parser = "python"
 
 def on_starting(server: Any) -> None:
     """Start the embedded store, and switch automatic collection off in the master."""
-    for handler in server.log.error_log.handlers:
-        logging.getLogger("inlet").addHandler(handler)
-    logging.getLogger("inlet").setLevel(server.log.error_log.level)
+    if not isinstance(server.log, logs.Logger):  # --logger-class
+        for handler in server.log.error_log.handlers:
+            logging.getLogger("inlet").addHandler(handler)
+        logging.getLogger("inlet").setLevel(server.log.error_log.level)
     gc.disable()
     if store is not None:
         try:
@@ -184,23 +201,16 @@ def watch_store(server: Any, store: EmbeddedStore) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Log where records go, and a command to try."""
-    address = str(server.LISTENERS[0])
+    """Log where records go, who may send them, and a command to try."""
+    listeners = [(str(listener), listening.is_local(listener.getsockname())) for listener in server.LISTENERS]
+    if not listeners:  # --reuse-port: each worker opens its own.
+        listeners = [(listening.shown(address), listening.is_local(address)) for address in server.cfg.address]
+    certified = server.cfg.is_ssl and server.cfg.cert_reqs == ssl.CERT_REQUIRED
+    who = listening.who_may_send(listeners, keys=keys, opened=settings.open == "1", certified=certified)
     server.log.info("inlet: records go to stream %r of %s", settings.stream, redacted(settings.store_url))
-    server.log.info("inlet: try\n\n  %s\n", curl_line(address))
-
-
-def curl_line(address: str) -> str:
-    """Return the command that posts one record to ``address``, as gunicorn prints it."""
-    if address.startswith("unix:"):
-        where = f"--unix-socket {address.removeprefix('unix:')} http://localhost"
-    else:
-        where = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-    record = (
-        '{"event_id":"e-1","timestamp":"2026-01-31T23:59:59Z","service":"checkout","message":"paid",'
-        '"metadata":{"region":"eu-1"}}'
-    )
-    return f"curl -i {where}/ingest -H 'Content-Type: application/json' -d '{record}'"
+    server.log.log("warning" if who.warns else "info", "inlet: %s", who.text)
+    line = listening.curl_line(listeners[0][0], keyed=keys is not None, tls=server.cfg.is_ssl)
+    server.log.info("inlet: try\n\n  %s\n", line)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -223,9 +233,7 @@ def post_worker_init(worker: Any) -> None:
     # Another application than Inlet's may run under this file.
     start = getattr(worker.wsgi, "start", None)
     if start is not None:
-        start()
-    if settings.keep is not None:
-        keeper.start(settings.store_url, settings.stream, settings.keep)
+        start(worker.inlet_slot)
 
 
 def collect_now_and_then(worker: Any, req: Any, environ: Any, resp: Any) -> None:

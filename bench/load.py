@@ -17,26 +17,28 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from bench.peers import Peer
-from bench.traffic import JSON_TYPE, Request, Traffic, payload, traffic_of, write
+from bench.traffic import FRESH, JSON_TYPE, Request, Traffic, payload, traffic_of, write
 
 WRK_THREADS = 1
 """One thread sends more than any peer here answers, and leaves the other core to the peer and the store."""
 WRK_TIMEOUT_SECONDS = 10
 WRK_GRACE_SECONDS = 60
 """How long wrk may take over its time, before it is given up."""
+FRESH_PREFIX_DIGITS = len(FRESH) - 8
 
 
 def single(peer: Peer) -> Request:
     """Return the article's record, as this peer takes it."""
     if peer.name == "webdis":
         return "POST", "/", {}, f"XADD/logs/*/r/{quote(payload().decode(), safe='')}".encode()
-    return "POST", "/ingest", {"Content-Type": JSON_TYPE}, payload()
+    return "POST", "/ingest", {"Content-Type": JSON_TYPE, **peer.headers}, payload()
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,26 @@ class Outcome:
 
 
 _SCRIPT = """
-local requests, count, at = {}, 0, 0
+local requests, rests, count, at, fresh, sent = {}, {}, 0, 0, %s, 0
 function init(args)
   local file = io.open(%s, "rb")
   for length in file:lines() do
     count = count + 1
     requests[count] = file:read(tonumber(length))
+    if fresh then
+      local first, last = requests[count]:find(%s, 1, true)
+      rests[count] = requests[count]:sub(last + 1)
+      requests[count] = requests[count]:sub(1, first - 1) .. fresh
+    end
   end
   file:close()
 end
 function request()
   at = at %% count + 1
+  if fresh then
+    sent = sent + 1
+    return requests[at] .. string.format("%%08x", sent) .. rests[at]
+  end
   return requests[at]
 end
 function done(summary, latency, requests)
@@ -92,13 +103,22 @@ def lua_string(text: str) -> str:
     return json.dumps(text)
 
 
-def script(file: Path) -> str:
+_runs = itertools.count()
+
+
+def fresh_prefix() -> str:
+    """Return digits that no other run of a generator starts its fresh ones with; a counter of eight digits follows."""
+    return f"{next(_runs) % 16**FRESH_PREFIX_DIGITS:0{FRESH_PREFIX_DIGITS}x}"
+
+
+def script(file: Path, *, fresh: bool = False) -> str:
     """Return the Lua script that makes wrk send the requests of ``file`` in turn, and print one line of JSON.
 
     PERF: the strings are made before the clock starts, and ``request`` only picks one. The result says what share of
     its core wrk took (``generator_cpu_seconds``).
     """
-    return _SCRIPT % lua_string(str(file))
+    prefix = lua_string(fresh_prefix()) if fresh else "nil"
+    return _SCRIPT % (prefix, lua_string(str(file)), lua_string(FRESH.decode()))
 
 
 def parse_wrk(output: str) -> Outcome:
@@ -123,7 +143,7 @@ def run_wrk(port: int, traffic: Traffic, connections: int, seconds: int) -> Outc
     with tempfile.TemporaryDirectory(prefix="inlet-wrk-") as directory:
         requests_file, script_file = Path(directory) / "requests", Path(directory) / "load.lua"
         write(traffic.requests, requests_file)
-        script_file.write_text(script(requests_file))
+        script_file.write_text(script(requests_file, fresh=traffic.fresh))
         threads = min(WRK_THREADS, connections)
         words = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", f"--timeout={WRK_TIMEOUT_SECONDS}s"]
         before = children_cpu_seconds()
@@ -171,7 +191,13 @@ class Client:
 
 def run_plain(port: int, traffic: Request | Traffic, connections: int, seconds: float, status: int = 202) -> Outcome:
     """Do the same with threads of our own: for machines without wrk, where the figures mean little."""
-    requests = itertools.cycle(traffic_of(traffic).requests)  # next() on it is atomic
+    traffic = traffic_of(traffic)
+    requests: Iterator[bytes] = itertools.cycle(traffic.requests)  # next() on it is atomic, and on a map of it too
+    if traffic.fresh:
+        prefix = fresh_prefix()
+        requests = map(
+            lambda sent, one: one.replace(FRESH, b"%s%08x" % (prefix.encode(), sent)), itertools.count(), requests
+        )
     latencies: list[float] = []
     refused: list[int] = []
     errors: list[Exception] = []

@@ -12,23 +12,33 @@ its 100 records. Bad lines come 5,000 at a time, most of which nobody will see i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import gzip
+import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import ujson
 
 from bench.traffic import payload
+from inlet import keyfile
 from inlet.stream.limits import RecordLimits
 from inlet.stream.record import bulk_encoder, encoder
+from wsgi.access.keys import Keys
+from wsgi.problems import Denied
 from wsgi.receivers import routes
+from wsgi.receivers.admission import OPEN
+from wsgi.receivers.application import Application
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
-from wsgi.receivers.pipeline import Application, Endpoint, Ticket
+from wsgi.receivers.pipeline import Endpoint, Ticket
+from wsgi.receivers.resources import Operator
 from wsgi.receivers.slices import finish
 
 CALLS = 20_000
@@ -50,7 +60,7 @@ class _Ticket:
     def commit(self) -> None:
         """Store nothing."""
 
-    def addresses(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[Any]:
         """Return none."""
         return []
 
@@ -58,7 +68,7 @@ class _Ticket:
 _TICKET = _Ticket()
 
 
-def store_nothing(lines: list[bytes], level: int) -> Ticket:
+def store_nothing(lines: list[bytes], level: int, destination: bytes | None = None) -> Ticket:
     """Append nothing; return a ticket whose commit is done."""
     return _TICKET
 
@@ -97,6 +107,23 @@ def bulks(native: Native) -> dict[str, tuple[Callable[[], object], int]]:
     return found
 
 
+def keys() -> dict[str, Callable[[], object]]:
+    """Return the cases of a key: one that was seen before, and one whose secret is wrong."""
+    secret, sha256 = keyfile.new_secret()
+    key = keyfile.Key(keyfile.new_id(), "bench", sha256, datetime.now(UTC), receivers=("native",))
+    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
+        keyfile.save(Path(directory) / "keys.toml", [key])
+        admit = Keys(Path(directory) / "keys.toml").admit
+    right = {"HTTP_AUTHORIZATION": f"Bearer inlet_{key.id}_{secret}", "QUERY_STRING": ""}
+    wrong = {"HTTP_AUTHORIZATION": f"Bearer inlet_{key.id}_{'0' * 64}", "QUERY_STRING": ""}
+
+    def refused() -> None:
+        with contextlib.suppress(Denied):
+            admit(wrong, "native")
+
+    return {"keys.admit": lambda: admit(right, "native"), "keys.admit, refused": refused}
+
+
 def cases() -> dict[str, Callable[[], object]]:
     """Return one call of each case for one record, by name."""
     body = payload()
@@ -105,11 +132,12 @@ def cases() -> dict[str, Callable[[], object]]:
     application = routes.create_app(
         receivers={routes.INGEST: native},
         append=store_nothing,
-        readiness=lambda: None,
+        admission=OPEN,
+        operator=Operator(lambda: None),
         payload_bytes_max=limits.payload_bytes_max,
     )
-    endpoint = Endpoint(native, store_nothing, payload_bytes_max=limits.payload_bytes_max)
-    through = Application(routes.create_routes({routes.INGEST: endpoint}, lambda: None), {})
+    endpoint = Endpoint(native, store_nothing, OPEN, payload_bytes_max=limits.payload_bytes_max)
+    through = Application(routes.create_routes({routes.INGEST: endpoint}, Operator(lambda: None)), {})
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST", "PATH_INFO": "/ingest", "QUERY_STRING": "", "CONTENT_TYPE": "application/json",
         "CONTENT_LENGTH": str(len(body)), "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.errors": None, "HTTP_HOST": "localhost",
@@ -135,6 +163,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "record.encode": lambda: encode(value),
         "ujson.loads": lambda: ujson.loads(body),
         "ujson.dumps": lambda: ujson.dumps(members, False, False, False).encode(),
+        **keys(),
     }
 
 

@@ -75,6 +75,8 @@ class Peer:
     needs: Path | None = None
     tree: Path = ROOT
     """Working directory: where Inlet's own rows find the application."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Header fields that the probe needs besides; what the load needs is in its traffic."""
 
     def is_built(self) -> bool:
         """Whether it can be started."""

@@ -14,9 +14,11 @@ import ujson
 from bench.micro import store_nothing
 from inlet.stream.limits import RecordLimits
 from inlet.stream.record import encoder
+from wsgi.receivers.admission import OPEN
+from wsgi.receivers.application import Application
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import QUEUED, Native
-from wsgi.receivers.pipeline import Application
+from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import INGEST, create_app
 
 if TYPE_CHECKING:
@@ -77,7 +79,8 @@ def _unstored() -> Application:
     return create_app(
         receivers={INGEST: NATIVE},
         append=store_nothing,
-        readiness=lambda: None,
+        admission=OPEN,
+        operator=Operator(lambda: None),
         payload_bytes_max=PayloadLimits().payload_bytes_max,
     )
 

@@ -45,12 +45,20 @@ Request = tuple[str, str, dict[str, str], bytes]
 """Method, path, headers, body."""
 
 
+FRESH = b"fresh-digits"
+"""Stands in a request of fresh traffic where the generator puts as many digits that it never uses twice."""
+
+
 @dataclass(frozen=True)
 class Traffic:
-    """Requests, each as the bytes of HTTP/1.1, to be sent in turn and over again; ``records`` of each one."""
+    """Requests, each as the bytes of HTTP/1.1, to be sent in turn and over again; ``records`` of each one.
+
+    ``fresh``: each has FRESH in it once, to be replaced whenever it is sent.
+    """
 
     requests: tuple[bytes, ...]
     records: int = 1
+    fresh: bool = False
 
 
 def raw(request: Request) -> bytes:
@@ -243,6 +251,18 @@ def singles(content: str) -> Traffic:
         return Traffic((raw(("POST", "/ingest", {"Content-Type": JSON_TYPE}, payload())),))
     rng = random.Random(SEED + 1)
     return Traffic(tuple(raw(("POST", "/ingest", headers(rng, JSON_TYPE), body)) for body in varied_records()))
+
+
+@cache
+def fresh_singles(more: tuple[tuple[str, str], ...] = ()) -> Traffic:
+    """Return varied requests of one record each, with these header fields besides, and no event ID ever sent twice."""
+    rng = random.Random(SEED + 4)
+    # The end of a UUID, which comes first in the record.
+    bodies = (
+        body[: len(b'{"event_id":"') + 24] + FRESH + body[len(b'{"event_id":"') + 36 :] for body in varied_records()
+    )
+    requests = (raw(("POST", "/ingest", headers(rng, JSON_TYPE, dict(more)), body)) for body in bodies)
+    return Traffic(tuple(requests), fresh=True)
 
 
 @cache

@@ -265,14 +265,3 @@ def debian_redis() -> Iterator[str]:
         process.terminate()
         process.wait(DEADLINE_SECONDS)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def certificate(directory: Path) -> tuple[str, str]:
-    """Make a certificate for localhost; return its path and that of its key."""
-    cert, key = str(directory / "cert.pem"), str(directory / "key.pem")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return cert, key

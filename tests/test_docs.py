@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import Serve
 from tests.support import DEADLINE_SECONDS, ROOT, Server, stored_lines
 from wsgi.problems import PROBLEMS, SERVER_REASONS
-from wsgi.settings import Settings, env_name
+from wsgi.settings import Settings
+from wsgi.variables import env_name
 
 DOCS = ROOT / "docs"
 BEGIN, END = "<!-- settings: written by tests/test_docs.py -->", "<!-- end of settings -->"

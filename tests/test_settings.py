@@ -21,7 +21,8 @@ from inlet.stream.retention import Retention
 from tests.stream.urls import SECRET, UNUSABLE, USABLE
 from tests.support import ROOT
 from wsgi.receivers.limits import PayloadLimits
-from wsgi.settings import STRING_BYTES_MAX, Settings, SettingsError, env_name, load
+from wsgi.settings import STRING_BYTES_MAX, Settings, load
+from wsgi.variables import SettingsError, env_name
 
 
 def fault(environ: dict[str, str]) -> str:
@@ -260,3 +261,36 @@ def test_the_environment_can_be_checked_without_starting_anything(value: str, st
     assert done.returncode == status
     assert ("WEB_CONCURRENCY='many' must be a whole number" in done.stderr) is bool(status)
     assert len((done.stdout + done.stderr).strip().splitlines()) == 1
+
+
+# ---- who may send
+
+
+def test_the_path_of_the_keys_file_is_absolute() -> None:
+    assert load({}).keys_file is None
+    assert load({"INLET_KEYS_FILE": "keys.toml"}).keys_file == Path.cwd() / "keys.toml"
+    assert "is not UTF-8; name a file that is" in fault({"INLET_KEYS_FILE": "\udcff"})
+
+
+@pytest.mark.parametrize("text", ["https://a.example", "https://a.example, http://b.example:8080", "*", "null"])
+def test_origins_are_taken(text: str) -> None:
+    assert load({"INLET_CORS_ORIGINS": text}).cors_origins == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a.example", "https://a.example/", "https://A.example", "*,https://a.example", ",", "https://a:443"]
+)
+def test_what_is_no_list_of_origins_is_refused(text: str) -> None:
+    assert fault({"INLET_CORS_ORIGINS": text}).startswith(f"INLET_CORS_ORIGINS='{text}' is not valid: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "values"),
+    [("INLET_OPEN", ("0", "1")), ("INLET_KEEP_REJECTED", ("0", "1")), ("INLET_LOG", ("text", "json"))],
+)
+def test_a_word_that_is_none_of_the_values_is_refused_and_they_are_listed(
+    variable: str, values: tuple[str, str]
+) -> None:
+    for value in values:
+        load({variable: value})
+    assert fault({variable: "yes"}) == f"{variable}='yes' must be one of {', '.join(values)}; unset it for {values[0]}"

@@ -53,12 +53,25 @@ REQUESTS = Counter(
     registry=_registry,
 )
 RECORDS_STORED = Counter("inlet_records_stored", "Records stored in the stream.", registry=_registry)
+STREAM_RECORDS_STORED = Counter(
+    "inlet_stream_records_stored", "Records stored, by stream.", ["stream"], registry=_registry
+)
+RECORDS_DUPLICATE = Counter(
+    "inlet_records_duplicate",
+    "Records answered as accepted and not stored again, since their event_id was stored before (INLET_DEDUP_SECONDS).",
+    registry=_registry,
+)
 RECORDS_REJECTED = Counter(
     "inlet_records_rejected", "Records reported to the client as rejected, by reason.", ["reason"], registry=_registry
 )
 RECORDS_DROPPED = Counter(
     "inlet_records_dropped",
     "Records answered 202 at the level received that the store then refused, or may have.",
+    registry=_registry,
+)
+REJECTED_LOST = Counter(
+    "inlet_rejected_lost",
+    "Rejected records that were not kept though INLET_KEEP_REJECTED asks for it.",
     registry=_registry,
 )
 ENTRIES_TRIMMED = Counter("inlet_entries_trimmed", "Entries trimmed that all groups had acked.", registry=_registry)
@@ -79,6 +92,13 @@ CIRCUIT_OPEN = Gauge(
     "inlet_circuit_open",
     "Workers that refuse at once because a commit failed and no probe has succeeded since.",
     multiprocess_mode="sum",
+    registry=_registry,
+)
+
+KEYS_FILE_BROKEN = Gauge(
+    "inlet_keys_file_broken",
+    "1 while INLET_KEYS_FILE cannot be read and the keys of before are used.",
+    multiprocess_mode="max",
     registry=_registry,
 )
 

@@ -35,6 +35,9 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "bad-request": Problem(400, "The request is not HTTP that this service understands", False),
     "malformed-payload": Problem(400, "The body cannot be read as records", False),
     "unknown-durability": Problem(400, "Inlet-Durability names no level", False),
+    "unauthorized": Problem(401, "The request has no valid key", False),
+    "forbidden": Problem(403, "The key does not have this right", False),
+    "origin-not-allowed": Problem(403, "Pages of this origin may not send records", False),
     "not-found": Problem(404, "There is nothing at this path", False),
     "method-not-allowed": Problem(405, "This path does not take this method", False),
     "request-timeout": Problem(408, "The request did not arrive in time", True),
@@ -48,6 +51,7 @@ PROBLEMS: Final[dict[str, Problem]] = {
     "record-too-large": Problem(422, "The record is too large", False),
     "nothing-accepted": Problem(422, "No record of the bulk is valid", False),
     "backlog-full": Problem(429, "Consumers are too far behind", True),
+    "quota-exceeded": Problem(429, "The key is over its quota", True),
     "headers-too-large": Problem(431, "The header fields are too large, or too many", False),
     "internal": Problem(500, "A bug in this service", False),
     "not-implemented": Problem(501, "The method or transfer coding is not implemented", False),
@@ -86,6 +90,14 @@ class Refused(InletError):
 
 class ClientError(Refused):
     """The request is wrong; the producer must change it."""
+
+
+class Denied(ClientError):
+    """Access was denied: by origin, key, right or quota. ``headers``: fields that the answer carries besides."""
+
+    def __init__(self, reason: str, detail: str, headers: Headers | None = None) -> None:
+        super().__init__(reason, detail)
+        self.headers = headers or []
 
 
 class SinkError(Refused):

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -23,34 +22,16 @@ from pydantic import AliasGenerator, Field, ValidationError, ValidationInfo, fie
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from inlet.stream import place
-from inlet.stream.errors import InletError
 from inlet.stream.limits import RecordLimits
 from inlet.stream.retention import Retention, retention
+from wsgi.access.cors import parse_origins
 from wsgi.receivers.limits import PayloadLimits
+from wsgi.variables import PREFIX, SettingsError, env_name, invalid, is_service_link, unknown
 
 STRING_BYTES_MAX = 536_870_912
 """Bytes: the longest value Redis takes (``proto-max-bulk-len``, 512 MB unless changed there)."""
-SHOWN_CHARS_MAX = 120
-"""Characters of a value that an error shows: enough to recognize it."""
-
-_PREFIX = "INLET_"
-_SHARED = frozenset({"redis_url", "port", "web_concurrency"})
-_SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|CREDENTIAL|AUTH|KEYS?$")
 # int() takes "8_0" and " 80" too; gunicorn, which reads PORT as well, does not.
 _WHOLE_NUMBER = re.compile(r"-?\d{1,15}", re.ASCII)
-# What Kubernetes puts into every pod for a Service that is named inlet, or inlet-something.
-_SERVICE_LINK = re.compile(r"INLET_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
-
-
-class SettingsError(InletError):
-    """The environment is invalid: one line that names the variable, its value, and how to fix it. Startup only."""
-
-    reason = "settings"
-
-
-def env_name(field: str) -> str:
-    """Return the variable that sets ``field``."""
-    return field.upper() if field in _SHARED else _PREFIX + field.upper()
 
 
 class Settings(BaseSettings):
@@ -71,8 +52,25 @@ class Settings(BaseSettings):
     ``client_name``, ``ssl_*``. If unsure: on one machine, leave it unset."""
 
     port: int = Field(8000, ge=0, le=65_535)
-    """TCP port to listen on; 0 lets the kernel choose. Default: 8000. Consequence: gunicorn reads it too and, once it
-    is set, listens on all interfaces; ``--bind`` overrides it. If unsure: leave it unset."""
+    """TCP port to listen on; 0 lets the kernel choose. Default: 8000. Consequence: it says nothing about the
+    interfaces; see ``INLET_OPEN``. ``--bind`` overrides both. If unsure: leave it unset."""
+
+    open: Literal["0", "1"] = "0"
+    """``1``: listen on all interfaces though no keys are required. Default: ``0``, which listens on 127.0.0.1 only,
+    unless ``INLET_KEYS_FILE`` is set. Consequence: whoever can connect can store records. If unsure: keep the default,
+    and create keys."""
+
+    keys_file: Path | None = None
+    """File of the keys that producers must send, as ``inlet keys new`` writes it. Default: unset, no key is required.
+    Consequence: requests for records without a valid key get 401, and Inlet listens on all interfaces. A change of the
+    file takes effect within a second or two; a file that cannot be read stops a start, but not a server that runs. If
+    unsure: set it wherever others than this machine can connect."""
+
+    cors_origins: str | None = None
+    """Origins whose web pages may send records, separated by commas, exactly as browsers send them:
+    ``https://app.example.com``, with a port only if it is not the default; ``null`` for sandboxed frames; or ``*``
+    alone, for all. Default: unset, only pages of Inlet's own origin. Consequence: a request of any other page gets 403,
+    and nothing is stored. If unsure: leave it unset; list the origins of your pages if they send records."""
 
     web_concurrency: int = Field(2, ge=1, le=256)
     """Number of worker processes. Default: 2. Consequence: each has its own memory and its own connections to the
@@ -118,6 +116,21 @@ class Settings(BaseSettings):
     nothing that was answered, and ``everysec`` can lose what arrived during an fsync. If the power fails,
     ``background`` can lose a fraction of a second, ``everysec`` one or two seconds, and ``always`` nothing, at half of
     the rate. Refused with ``REDIS_URL``. If unsure: leave it unset."""
+
+    dedup_seconds: int = Field(0, ge=0, le=604_800)
+    """Seconds for which each stream remembers the ``event_id`` of a stored record; 0 for not at all. Default: 0.
+    Consequence: a record whose ``event_id`` was stored within that time is answered 202 and not stored again, so
+    producers can retry blindly. Each remembered id takes about 60 bytes of the store's memory. If unsure: set it to the
+    longest time for which your producers retry."""
+
+    keep_rejected: Literal["0", "1"] = "0"
+    """``1``: keep records that were refused one by one in the stream ``<stream>:rejected``, for ``inlet rejected``.
+    Default: ``0``, they are only counted. Consequence: producers' invalid records take memory of the store, within
+    bounds. If unsure: set it while you find out why records are refused."""
+
+    log: Literal["text", "json"] = "text"
+    """Form of the log: ``text``, or ``json`` for one JSON object a line. Default: ``text``. Consequence: none for
+    requests. If unsure: use ``json`` where a program reads the log."""
 
     replicas: int = Field(1, ge=1, le=16)
     """Replicas that must have a record at the level ``replicated``. Default: 1. Consequence: with fewer connected,
@@ -226,8 +239,18 @@ class Settings(BaseSettings):
         if value is not None:
             fault = place.url_fault(value) if info.field_name == "redis_url" else place.stream_fault(value)
         if fault is not None:
-            raise _error(str(info.field_name), str(value), fault)
+            raise invalid(str(info.field_name), str(value), fault)
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, text: str | None) -> str | None:
+        try:
+            if text is not None:
+                parse_origins(text)
+        except ValueError as error:
+            raise invalid("cors_origins", text or "", f"is not valid: {error}") from None
+        return text
 
     @field_validator("retention")
     @classmethod
@@ -236,16 +259,19 @@ class Settings(BaseSettings):
             if text is not None:
                 retention(text)
         except ValueError as error:
-            raise _error("retention", text or "", f"is not valid: {error}") from None
+            raise invalid("retention", text or "", f"is not valid: {error}") from None
         return text
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "keys_file")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
+    def _absolute(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is None:
+            return None
         try:
             str(path).encode()
         except UnicodeEncodeError:
-            raise _error("data_dir", str(path), "is not UTF-8; name a directory that is") from None
+            what = "directory" if info.field_name == "data_dir" else "file"
+            raise invalid(str(info.field_name), str(path), f"is not UTF-8; name a {what} that is") from None
         return Path(os.path.abspath(path))
 
     @model_validator(mode="before")
@@ -261,17 +287,18 @@ class Settings(BaseSettings):
     def _no_contradiction(self) -> Settings:
         if self.record_bytes_max > self.entry_bytes_max:
             fault = f"is over {env_name('entry_bytes_max')} ({self.entry_bytes_max}): no entry could hold such a record"
-            raise _error("record_bytes_max", str(self.record_bytes_max), f"{fault}; lower it, or raise the other")
+            raise invalid("record_bytes_max", str(self.record_bytes_max), f"{fault}; lower it, or raise the other")
         if self.durability == "replicated" and self.redis_url is None:
-            raise _error("durability", self.durability, "needs replicas; the embedded store has none, so set REDIS_URL")
+            fault = "needs replicas; the embedded store has none, so set REDIS_URL"
+            raise invalid("durability", self.durability, fault)
         if self.redis_url is not None and "fsync" in self.model_fields_set:
             fault = "is for the embedded store; unset it, and set appendfsync in the configuration of the store"
-            raise _error("fsync", self.fsync, f"{fault} at REDIS_URL")
+            raise invalid("fsync", self.fsync, f"{fault} at REDIS_URL")
         if self.redis_url is None and self.durability == "synced" and self.fsync != "always":
             fault = f"contradicts {env_name('durability')}=synced, which needs always; unset one of them"
-            raise _error("fsync", self.fsync, fault)
+            raise invalid("fsync", self.fsync, fault)
         if self.redis_url is None and (fault := place.data_dir_fault(self.data_dir) or ""):
-            raise _error("data_dir", str(self.data_dir), fault)
+            raise invalid("data_dir", str(self.data_dir), fault)
         return self
 
     @property
@@ -294,17 +321,13 @@ def load(environ: Mapping[str, str]) -> Settings:
     names = {env_name(field): field for field in Settings.model_fields}
     given = {name: value for name, value in environ.items() if value != ""}
     for name, value in given.items():
-        if name.upper().startswith(_PREFIX) and name not in names and not _is_service_link(name, value):
-            raise _unknown(name, value, names)
+        if name.upper().startswith(PREFIX) and name not in names and not is_service_link(name, value):
+            raise unknown(name, value, names)
     try:
         return Settings.model_validate({name: given[name] for name in names if name in given})
     except ValidationError as error:
         name = str(error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"][0])
-        raise _error(names[name], given[name], _expected(names[name])) from None
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
+        raise invalid(names[name], given[name], _expected(names[name])) from None
 
 
 def _expected(field: str) -> str:
@@ -318,28 +341,6 @@ def _expected(field: str) -> str:
     if values:
         return f"must be one of {', '.join(values)}; unset it for {info.default}"
     return "is not valid text (UTF-8); set it again"
-
-
-def _unknown(name: str, value: str, names: Mapping[str, str]) -> SettingsError:
-    """Say that there is no such variable, and which one was probably meant."""
-    bare = name.upper().removeprefix(_PREFIX)
-    near = [bare] if bare in names else get_close_matches(name.upper(), names, n=1)
-    advice = f"did you mean {near[0]}?" if near else "unset it; docs/operations.md lists all settings"
-    if _SECRET_NAME.search(name.upper()):
-        value = "***"
-    elif "://" in value or "@" in value:
-        value = place.redacted(value)
-    return SettingsError(f"{_quoted(name)[1:-1]}={_quoted(value)} is not a setting of Inlet; {advice}")
-
-
-def _error(field: str, value: str, fault: str) -> SettingsError:
-    shown = place.redacted(value) if field == "redis_url" else value
-    return SettingsError(f"{env_name(field)}={_quoted(shown)} {fault}")
-
-
-def _quoted(value: str) -> str:
-    """Return one line, whatever the value holds."""
-    return repr(value if len(value) <= SHOWN_CHARS_MAX else value[:SHOWN_CHARS_MAX] + "...")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from inlet.command import common, dead, export, groups, lag, output, read, tail, trim
+from inlet.command import common, dead, export, groups, keys, lag, output, read, rejected, tail, trim
 from inlet.consumer.errors import Stopped, Unsafe
 from inlet.stream.errors import ConsumerError, StoreAway, StoreRefuses
 
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in (tail, read, lag, dead, trim, groups, export):
+    for module in (tail, read, lag, dead, rejected, trim, groups, export, keys):
         module.register(commands)
     return root
 

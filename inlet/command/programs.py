@@ -72,7 +72,7 @@ class Program:
         if not os.access(self._words[0], os.X_OK):
             # The shell would report it by a status that could be the program's own.
             raise FileNotFoundError(errno.ENOENT, "not found, or not executable", self._words[0])
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603  # the operator's own program
             ["/bin/sh", "-c", LAUNCH, "sh", *self._words], stdin=subprocess.PIPE, bufsize=0, process_group=0,
             env={**os.environ, **about},
         )  # fmt: skip
@@ -142,7 +142,7 @@ def _feed(end: int, data: memoryview) -> memoryview:
 
 def _start_guard() -> subprocess.Popen[bytes]:
     """Start a shell that outlives this process by an instant. It holds none of its files or directories open."""
-    return subprocess.Popen(
+    return subprocess.Popen(  # nosec B603  # a constant
         ["/bin/sh", "-c", GUARD], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         bufsize=0, cwd="/", start_new_session=True,
     )  # fmt: skip

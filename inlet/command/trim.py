@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     keeper.release()
     for row in kept:
         _say(row, arguments)
+    for refusal in keeper.refused.values():
+        raise refusal
     return common.UNSAFE if any(row.full for row in kept) else common.OK
 
 
@@ -100,6 +102,8 @@ def watch(keeper: Keeper, progress: output.Progress, arguments: argparse.Namespa
             for row in kept or ():
                 if row.trimmed or row.dropped or row.full or arguments.json:
                     _say(row, arguments)
+            for refusal in keeper.refused.values():
+                raise refusal
             flag.sleep(arguments.every)
         if not away:
             keeper.release()

@@ -123,7 +123,7 @@ class Patient:
             self._stop_at = self._stop_at or self._clock() + STOP_SECONDS_MAX
             if self._clock() >= self._stop_at:
                 raise Stopped(f"stopped while the store was away: {why}")
-        yield Wait(backoff_seconds(attempt, random.random()))
+        yield Wait(backoff_seconds(attempt, random.random()))  # nosec B311  # jitter
         return attempt + 1
 
     def create(self, key: str, begin: str) -> Steps[None]:

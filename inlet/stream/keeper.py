@@ -6,6 +6,9 @@ has seen. What must not: what may be trimmed (``inlet.stream.trimming``), thread
 Every keeper remembers the groups that it has seen, also while another one trims. If the store loses a group and its
 note, in a failover to a replica that had heard of neither, the next keeper to trim puts the note back first.
 
+One lease, at the first stream's key, covers all streams. What is wrong with one of them does not keep the others from
+being trimmed.
+
 Redis commands: INFO server, EVAL.
 """
 
@@ -61,37 +64,70 @@ class Forecast(NamedTuple):
     estimated: bool
 
 
+WAITING_STREAMS = 100
+"""Streams after the first that a keeper without the lease looks at in one tick, in turn: it only notes their groups."""
+
+
 class Keeper:
     """Trim the streams of ``keys`` to ``keep`` while no other keeper holds the lease. Not for use by two threads.
 
+    ``keys``: store keys, or a function that each tick calls for them; the first one never changes.
     ``publish``: set ``<stream>:full`` in the store while a stream is full, so that servers refuse new records. It
     expires with the lease, so only a keeper that ticks repeatedly should publish. ``trimmed`` is called after each
     portion with the number of entries that this tick has removed from the stream so far.
+
+    ``refused``: the streams that the last tick could not trim, and why.
     """
 
     def __init__(
         self,
         client: StoreClient,
-        keys: Sequence[str],
+        keys: Sequence[str] | Callable[[], Sequence[str]],
         keep: Retention,
         *,
         publish: bool = False,
         trimmed: Callable[[int], object] = lambda entries: None,
     ) -> None:
-        self._client, self._keys, self._keep, self._publish = client, keys, keep, publish
+        self._client, self._keep, self._publish = client, keep, publish
+        self._keys = keys if callable(keys) else lambda: keys
         self._trimmed = trimmed
-        self._lease = Lease(keeper_key(keys[0]), uuid.uuid4().hex)
-        self._groups: dict[str, frozenset[bytes]] = dict.fromkeys(keys, frozenset())
+        self._lease = Lease(keeper_key(self._keys()[0]), uuid.uuid4().hex)
+        self._groups: dict[str, frozenset[bytes]] = {}
         self._acked: bool | None = None
+        self._next = 0  # of the streams after the first, where a keeper without the lease goes on
+        self.refused: dict[str, StoreRefuses] = {}
 
     def tick(self) -> list[Kept] | None:
-        """Look once and trim; return None if another keeper holds the lease. Raises StoreAway, StoreRefuses."""
-        kept = [row for key in self._keys if (row := self._keep_one(key)) is not None]
-        return kept or None
+        """Look once and trim; return None if another keeper holds the lease. Raises StoreAway, StoreRefuses.
+
+        What the store has against one of several streams is not raised: it is in ``refused``.
+        """
+        self._client.call([])  # connect: what that raises is said of the store
+        keys = list(dict.fromkeys(self._keys()))
+        first, others = keys[0], keys[1:]
+        self._groups = {key: self._groups.get(key, frozenset()) for key in keys}
+        self.refused = {}
+        kept: list[Kept] = []
+        waiting = 0
+        at = self._next % max(1, len(others))
+        for key in (first, *others[at:], *others[:at]):
+            try:
+                row = self._keep_one(key)
+            except StoreRefuses as error:
+                if not others:
+                    raise
+                self.refused[key] = error
+                continue
+            if row is not None:
+                kept.append(row)
+            elif (waiting := waiting + 1) > WAITING_STREAMS:
+                break
+        self._next = at + max(0, waiting - 1)
+        return None if waiting and not kept else kept
 
     def look(self) -> dict[str, Forecast]:
         """Return what a tick would do, without a lease and without doing it."""
-        return {key: forecast(self._client, key, self._keep) for key in self._keys}
+        return {key: forecast(self._client, key, self._keep) for key in self._keys()}
 
     def release(self) -> None:
         """Release the lease, if it is still ours."""

@@ -2,6 +2,10 @@
 
     <stream>                          entries; with N > 1 partitions <stream>:{0} .. <stream>:{N-1}
     <stream>:dead                     dead letters
+    <stream>:rejected                 records that the server refused one by one (INLET_KEEP_REJECTED)
+    {<stream>}:ids:0 .. :2            the event_ids stored lately and their addresses, in buckets used in turn
+                                      (INLET_DEDUP_SECONDS); of a partition logs:{0}:ids:0 .. :2. The braces make a
+                                      cluster keep them where the stream is
     <stream>:full                     set while unread entries fill the retention bounds: what holds the stream back
     <stream>:keeper                   the lease of the one process that trims
     <stream>:groups                   the groups seen: what each of them has not acked is kept
@@ -20,6 +24,11 @@ import re
 PARTITIONS_MAX = 1_024
 """Streams that one reader may read at once."""
 
+IDS_BUCKETS = 3
+"""Buckets of remembered ids. With N of them, one lasts 1/(N-1) of the window, and N/(N-1) of its ids are held at most;
+each is looked up for each record."""
+
+_OWN = re.compile(r":(dead|rejected|full|keeper|groups)$|:(forgotten|try|seen):")
 _PARTITION = re.compile(r":\{\d+\}$")
 
 
@@ -32,9 +41,25 @@ def partition_keys(stream: str, partitions: int) -> tuple[str, ...]:
     return tuple(f"{stream}:{{{number}}}" for number in range(partitions))
 
 
+def is_reserved(stream: str) -> bool:
+    """Return whether a name looks like one of the store keys that Inlet keeps beside some other stream."""
+    return _OWN.search(stream) is not None
+
+
 def dead_key(key: str) -> str:
     """Return the dead-letter stream of a stream's key."""
     return key + ":dead"
+
+
+def rejected_key(key: str) -> str:
+    """Return the stream of the records that were refused on their way to a stream's key."""
+    return key + ":rejected"
+
+
+def ids_keys(key: bytes) -> list[bytes]:
+    """Return the buckets in which the server remembers the ids of a stream's key."""
+    tagged = key if _PARTITION.search(key.decode()) else b"{%b}" % key
+    return [b"%b:ids:%d" % (tagged, bucket) for bucket in range(IDS_BUCKETS)]
 
 
 def full_key(key: str) -> str:

@@ -166,6 +166,15 @@ def bulk_encoder(limits: RecordLimits) -> Callable[[list[Any]], tuple[list[bytes
     return encode_bulk
 
 
+def encoded_service(line: bytes) -> bytes:
+    """Return the service of a line that ``encode`` wrote, as it stands there, without its quotes.
+
+    The first three elements hold no ``","``: within a string, a quote is escaped, so a comma behind one is followed by
+    a quote only where the element ends.
+    """
+    return line.split(b'","', 3)[2]
+
+
 def unknown_members(value: dict[str, object]) -> int:
     """Return how many members of a *valid* record are unknown; 0 where ``value`` is the five members."""
     return len(value) - len(KNOWN_MEMBERS) + ("metadata" not in value)

@@ -1,6 +1,8 @@
 """A mutation fuzzer: bytes that were a request over HTTP, bytes that were a body into the parser.
 
-``python -m tests.faults.fuzz --cases 100000 [--seed N]`` runs it by hand; the tests run fewer, always the same.
+``python -m tests.faults.fuzz --cases 100000 [--seed N]`` runs it by hand; the tests run fewer, always the same. With
+``--keys valid`` the server wants keys and each request has one, which the mutations spoil now and then; with ``--keys
+wrong`` none of them has a right one, and nothing may be stored.
 
 What lives here: seeds, mutations, and what must hold for every case. What must not: hypothesis (``test_fuzz``).
 """
@@ -8,21 +10,25 @@ What lives here: seeds, mutations, and what must hold for every case. What must 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import json
 import random
 import re
 import socket
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import ujson
 
 from inlet.stream.errors import RecordInvalid, RecordTooLarge
 from inlet.stream.limits import RecordLimits
+from tests.access.support import keys_file, new_key
 from tests.faults.load import http_post
 from tests.faults.rig import STREAM, Rig
 from tests.support import ROOT, record
@@ -79,8 +85,47 @@ TOKENS = [
 ]  # fmt: skip
 NUMBERS = [b"0", b"1", b"-1", b"255", b"65536", b"2147483648", b"9223372036854775808", b"00", b"+5", b"1_0", b"5 5"]
 
+KEY_TOKENS = [
+    b"Authorization: ", b"X-Api-Key: ", b"DD-API-KEY: ", b"Bearer ", b"Basic ", b"Splunk ", b"ApiKey ", b"inlet_", b"_",
+    b"key=", b"&key=", b"?key=", b"0" * 64, b"%69nlet_", b"\t", b"Og==", b"=",
+]  # fmt: skip
+"""What mutations insert where the server wants keys."""
 
-def mutate(drawn: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
+
+@dataclass
+class FuzzedKeys:
+    """A keys file of one key: ``env`` for the server, ``right`` as a producer sends it, and keys that are nearly it."""
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        key, self.right = new_key()
+        self.env = {"INLET_KEYS_FILE": str(keys_file(self.directory / "keys.toml", key)), "INLET_KEEP_REJECTED": "1"}
+        head, secret = self.right[: -len(key.sha256)], self.right[-len(key.sha256) :]
+        other = new_key()[1]
+        # Half of the secret is right at most: a few mutations must not make it whole.
+        self.wrong = [
+            head + key.sha256, head + "0" * 64, head + secret[:32] + "0" * 32, head, head + secret[:32], other, "",
+            "inlet_000000000000_" + "0" * 64, key.id, other[-64:], head + other[-64:],
+        ]  # fmt: skip
+
+    def requests(self, keys: list[str]) -> list[bytes]:
+        """REQUESTS, each with one of these keys, in every way to send one."""
+        found = []
+        for number, request in enumerate(REQUESTS * 3):
+            key = keys[number % len(keys)]
+            if number % 5 == 4:
+                spot, text = rb"(?<=/ingest)(?=[? ])", f"?key={key}&"
+            else:
+                basic = base64.b64encode(f"u:{key}".encode()).decode()
+                fields = (f"Authorization: Bearer {key}", f"X-Api-Key: {key}", f"Authorization: Basic {basic}",
+                          f"Authorization: Splunk {key}")  # fmt: skip
+                spot, text = rb"(?<= HTTP/1\.[01]\r\n)", fields[number % 5] + "\r\n"
+            found.append(re.sub(spot, text.encode(), request))
+        return found
+
+
+def mutate(drawn: random.Random, data: bytes, seeds: list[bytes], tokens: list[bytes] = TOKENS) -> bytes:
     """Change a few things; sometimes nothing."""
     for _ in range(drawn.randrange(MUTATIONS_MAX)):
         start = drawn.randrange(len(data) + 1)
@@ -94,7 +139,7 @@ def mutate(drawn: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
         elif kind == 2:
             data = data[:stop] + data[start:stop] * drawn.choice((1, 2, 200)) + data[stop:]
         elif kind in (3, 4):
-            data = data[:start] + drawn.choice(TOKENS) + data[start:]
+            data = data[:start] + drawn.choice(tokens) + data[start:]
         elif kind == 5:
             data = data[:start] + drawn.randbytes(drawn.choice((1, 4, 300))) + data[stop:]
         elif kind == 6:
@@ -118,6 +163,8 @@ class HttpFuzz:
 
     rig: Rig
     seed: int = 0
+    requests: list[bytes] = field(default_factory=lambda: REQUESTS)
+    tokens: list[bytes] = field(default_factory=lambda: TOKENS)
     cases: int = 0
     accepted: int = 0  # records of all 202s that were read
     cut: int = 0  # cases whose connection was reset, so that not every answer was read
@@ -134,7 +181,7 @@ class HttpFuzz:
         while self.cases < cases:
             if self.cases == WARM_CASES:
                 memory = {pid: resident(pid) for pid in workers}
-            self.case(mutate(drawn, drawn.choice(REQUESTS), REQUESTS), drawn)
+            self.case(mutate(drawn, drawn.choice(self.requests), self.requests, self.tokens), drawn)
         assert self.rig.server.workers() == workers, "a worker died"
         log = self.rig.server.log()
         assert "Traceback" not in log, log[log.index("Traceback") :][:3_000]
@@ -240,11 +287,17 @@ def main() -> None:
         "--cases", type=int, default=10_000, help="over HTTP; bodies for the parser are ten times as many"
     )
     options.add_argument("--seed", type=int, default=int(time.time()), help="printed, so that a run can be repeated")
+    options.add_argument("--keys", choices=("none", "valid", "wrong"), default="none", help="default: none are wanted")
     chosen = options.parse_args()
     print(f"seed {chosen.seed}", flush=True)
-    with Rig("stored") as rig:
-        http = HttpFuzz(rig, chosen.seed)
-        http.run(chosen.cases)
+    with tempfile.TemporaryDirectory(prefix="inlet-") as directory:
+        keys = FuzzedKeys(Path(directory))
+        with Rig("stored", env={} if chosen.keys == "none" else keys.env) as rig:
+            http = HttpFuzz(rig, chosen.seed)
+            if chosen.keys != "none":
+                http.requests = keys.requests([keys.right] if chosen.keys == "valid" else keys.wrong)
+                http.tokens = [*TOKENS, *KEY_TOKENS]
+            http.run(chosen.cases)
     print(f"HTTP: {http.cases} cases, {http.cut} cut; answers {dict(sorted(http.statuses.items()))}", flush=True)
     outcomes = fuzz_payload(10 * chosen.cases, chosen.seed)
     print(f"payload: {outcomes.total()} cases: {dict(outcomes.most_common())}")

@@ -5,18 +5,31 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ujson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.fuzz import REQUESTS, HttpFuzz, answers, documented, fuzz_payload, mutate
+from tests.faults.fuzz import (
+    KEY_TOKENS,
+    REQUESTS,
+    TOKENS,
+    FuzzedKeys,
+    HttpFuzz,
+    answers,
+    documented,
+    fuzz_payload,
+    mutate,
+)
 from tests.faults.load import exchange, http_post
 from tests.faults.rig import STREAM, Rig
 from tests.support import RECORD, stored_lines
 
 HTTP_CASES = 4_000
+KEYED_CASES = 4_000
+"""With keys, right ones or wrong ones."""
 PAYLOAD_CASES = 60_000
 EXAMPLES = 300
 """Of hypothesis, each a request."""
@@ -49,6 +62,50 @@ def test_mutated_requests_get_only_documented_answers_and_leave_the_workers_as_t
     fuzz.run(HTTP_CASES)
     print(f"{fuzz.cases} cases, {fuzz.cut} cut; answers {dict(sorted(fuzz.statuses.items()))}")
     assert {200, 202, 400, 404, 405, 422} <= set(fuzz.statuses), "the mutations reach too little"
+
+
+def test_without_a_right_key_nothing_is_ever_stored(tmp_path: Path) -> None:
+    keys = FuzzedKeys(tmp_path)
+    with Rig("stored", env=keys.env) as rig:
+        # Nor is it worth anything that the same workers have just accepted the right key.
+        with rig.server.connect() as connection:
+            request = keys.requests([keys.right])[0]
+            assert exchange(connection, request)[0] == 202
+        with rig.reader() as client:
+            client.delete(STREAM)
+        fuzz = HttpFuzz(rig, requests=[*REQUESTS, *keys.requests(keys.wrong)], tokens=[*TOKENS, *KEY_TOKENS])
+        fuzz.run(KEYED_CASES)
+        print(f"{fuzz.cases} cases, {fuzz.cut} cut; answers {dict(sorted(fuzz.statuses.items()))}")
+        assert {200, 400, 401, 404, 405} <= set(fuzz.statuses), "the mutations reach too little"
+        # 422 comes only after the key: it would tell a stranger about records.
+        assert not {202, 403, 422} & set(fuzz.statuses)
+        assert fuzz.statuses[401] > KEYED_CASES / 3
+        with rig.reader() as client:
+            assert client.keys() == [], "something was stored"
+        assert keys.right[-64:] not in rig.server.log()
+
+
+def test_with_a_right_key_mutated_requests_come_to_what_they_came_to_without(tmp_path: Path) -> None:
+    keys = FuzzedKeys(tmp_path)
+    with Rig("stored", env=keys.env) as rig:
+        fuzz = HttpFuzz(rig, requests=keys.requests([keys.right]), tokens=[*TOKENS, *KEY_TOKENS])
+        fuzz.run(KEYED_CASES)
+        print(f"{fuzz.cases} cases, {fuzz.cut} cut; answers {dict(sorted(fuzz.statuses.items()))}")
+        assert {200, 202, 400, 401, 404, 405, 422} <= set(fuzz.statuses), "the mutations reach too little"
+        assert fuzz.accepted > KEYED_CASES / 5
+        assert keys.right[-64:] not in rig.server.log()
+        with rig.reader() as client:
+            assert client.xlen(f"{STREAM}:rejected") > 0
+
+
+def test_no_seed_with_a_wrong_key_is_a_few_mutations_away_from_the_right_one(tmp_path: Path) -> None:
+    keys = FuzzedKeys(tmp_path)
+    for wrong in keys.wrong:
+        same = sum(a == b for a, b in zip(wrong[-64:], keys.right[-64:], strict=False))
+        assert len(wrong) < 64 or same < 48, "chance could find it"
+    for key, requests in ((keys.right, keys.requests([keys.right])), ("0" * 64, keys.requests(["0" * 64]))):
+        assert len(requests) == 3 * len(REQUESTS)
+        assert sum(key.encode() in request for request in requests) > len(requests) / 2
 
 
 def test_mutated_bodies_are_refused_in_words_or_give_lines_as_the_contract_says() -> None:

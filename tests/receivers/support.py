@@ -14,12 +14,15 @@ from inlet.stream.limits import RecordLimits
 from inlet.stream.record import encoder
 from wsgi import metrics
 from wsgi.problems import PROBLEMS, SinkError
+from wsgi.receivers.admission import OPEN, Admission
+from wsgi.receivers.application import Application
 from wsgi.receivers.body import read_body
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejection, Rejections
-from wsgi.receivers.pipeline import Application, Endpoint, Ticket
+from wsgi.receivers.pipeline import Endpoint, Ticket
+from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import INGEST, create_app, create_routes
 from wsgi.receivers.slices import finish
 from wsgi.sink.durability import STORED
@@ -45,6 +48,14 @@ ONE = body_of(record())
 LINE = encode(record())
 
 
+class MemoryAddress(NamedTuple):
+    """Where a record is stored."""
+
+    entry_id: str
+    line: int
+    duplicate: bool = False
+
+
 class MemoryTicket:
     """A request's place in a MemorySink."""
 
@@ -68,9 +79,9 @@ class MemoryTicket:
             raise self._sink.commit_error()
         self._sink.stored += self._lines
 
-    def addresses(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[MemoryAddress]:
         """One entry for all."""
-        return [("1-0", line) for line in range(len(self._lines))]
+        return [MemoryAddress("1-0", line) for line in range(len(self._lines))]
 
 
 @dataclass
@@ -84,7 +95,7 @@ class MemorySink:
     commit_error: Callable[[], Exception] | None = None
     not_ready: SinkError | None = None
 
-    def append(self, lines: list[bytes], level: int) -> Ticket:
+    def append(self, lines: list[bytes], level: int, destination: bytes | None = None) -> Ticket:
         """Keep the lines, or raise."""
         self.order.append("append")
         if self.append_error is not None:
@@ -107,16 +118,18 @@ class Reply:
         return json.loads(self.body)
 
 
-def application(sink: MemorySink, *, direct: bool = True, limits: PayloadLimits = LIMITS) -> Application:
+def application(
+    sink: MemorySink, *, direct: bool = True, limits: PayloadLimits = LIMITS, admission: Admission = OPEN
+) -> Application:
     """Inlet's application over ``sink``; not ``direct``: every request is routed by Falcon."""
-    native, readiness = Native(limits, RecordLimits()), lambda: sink.not_ready
+    native, operator = Native(limits, RecordLimits()), Operator(lambda: sink.not_ready)
     if direct:
         return create_app(
-            receivers={INGEST: native}, append=sink.append, readiness=readiness,
+            receivers={INGEST: native}, append=sink.append, admission=admission, operator=operator,
             payload_bytes_max=limits.payload_bytes_max,
         )  # fmt: skip
-    endpoint = Endpoint(native, sink.append, payload_bytes_max=limits.payload_bytes_max)
-    return Application(create_routes({INGEST: endpoint}, readiness), {})
+    endpoint = Endpoint(native, sink.append, admission, payload_bytes_max=limits.payload_bytes_max)
+    return Application(create_routes({INGEST: endpoint}, operator), {})
 
 
 def environ(body: bytes = b"", path: str = INGEST, method: str = "POST", **more: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import zstandard
 
 from inlet.stream.limits import RecordLimits
 from tests.receivers.support import LIMITS, NDJSON, ONE, MemorySink, Told, application, ask, body_of, environ, record
-from wsgi.problems import PROBLEMS, SinkError
+from wsgi.problems import PROBLEMS, Denied, SinkError
 from wsgi.receivers import arrays, ndjson
 from wsgi.receivers.native import Native
 
@@ -96,6 +96,8 @@ def requests() -> Iterator[tuple[str, MemorySink, Callable[[], Env]]]:
     for stage in ("append", "commit"):
         for reason in (reason for reason, row in PROBLEMS.items() if row.status in (429, 503)):
             yield f"{stage} {reason}", stores(SinkError(reason, "d"), stage), made(BULK, CONTENT_TYPE=NDJSON)
+        for reason in ("unauthorized", "forbidden", "origin-not-allowed"):
+            yield f"{stage} {reason}", stores(Denied(reason, "d", [("vary", "origin")]), stage), made(ONE)
         yield f"{stage} bug", stores(RuntimeError("a bug of the test"), stage), made(ONE)
     for path, method in (
         ("/nothing", "GET"), ("/ingest", "GET"), ("/ingest", "OPTIONS"), ("", "OPTIONS"), ("/ingest", "BREW"),

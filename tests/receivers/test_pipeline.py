@@ -31,8 +31,10 @@ from tests.receivers.support import (
     refused,
 )
 from wsgi.problems import SERVER_REASONS, SinkError
+from wsgi.receivers.admission import OPEN
+from wsgi.receivers.application import refuse_for_server
 from wsgi.receivers.native import Native
-from wsgi.receivers.pipeline import refuse_for_server
+from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import create_app
 from wsgi.sink.durability import RECEIVED, REPLICATED
 
@@ -49,11 +51,12 @@ def away() -> SinkError:
 
 def test_nothing_is_told_before_the_commit_has_returned() -> None:
     sink, told = MemorySink(), Told()
-    iterable: Any = application(sink)(environ(ONE), told)
+    iterable: Any = application(sink)(environ(ONE, HTTP_X_REQUEST_ID="q-1"), told)
     assert (sink.order, told.answers) == (["append"], [])
     assert b"".join(iterable) == b'{"status":"queued"}'
     assert sink.order == ["append", "commit"]
     fields = {"content-type": "application/json", "inlet-durability": "stored", "content-length": "19"}
+    fields["x-request-id"] = "q-1"
     assert told.answers == [("202 Accepted", list(fields.items()))]
 
 
@@ -118,7 +121,7 @@ def test_a_server_may_change_the_headers_it_is_given() -> None:
     for _ in range(2):
         told = Told()
         list(app(environ(ONE), told))
-        assert len(told.answers[0][1]) == 3
+        assert len(told.answers[0][1]) == 4
         told.answers[0][1].clear()
 
 
@@ -187,7 +190,10 @@ class Broken(Native):
 def test_a_bug_in_a_receivers_answer_is_told_as_maybe_stored(commit_error: Callable[[], Exception] | None) -> None:
     sink = MemorySink(commit_error=commit_error)
     receivers = {"/ingest": Broken(LIMITS, RecordLimits())}
-    app = create_app(receivers=receivers, append=sink.append, readiness=lambda: None, payload_bytes_max=1_000)
+    operator = Operator(lambda: None)
+    app = create_app(
+        receivers=receivers, append=sink.append, admission=OPEN, operator=operator, payload_bytes_max=1_000
+    )
     assert "may be stored" in refused(ask(app, environ(ONE)), "internal")["detail"]
     assert sink.order == ["append", "commit"]
 
@@ -305,4 +311,5 @@ def test_one_record_passes_only_the_modules_of_the_reading_order() -> None:
         sys.setprofile(None)
     assert body == b'{"status":"queued"}'
     product = {name for name in seen if name.partition(".")[0] in ("wsgi", "inlet", "falcon")}
-    assert product == {"wsgi.receivers.pipeline", "wsgi.receivers.native", "inlet.stream.record"}
+    order = {"wsgi.receivers.pipeline", "wsgi.receivers.native", "inlet.stream.record"}
+    assert product == {"wsgi.receivers.application", "wsgi.receivers.requestid", *order}

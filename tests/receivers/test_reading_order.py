@@ -31,11 +31,12 @@ print(*seen)
 
 
 HELPERS = {
-    "wsgi.metrics", "wsgi.sink.batch", "wsgi.sink.batches", "wsgi.sink.circuit", "wsgi.sink.connecting",
-    "wsgi.sink.driver", "wsgi.sink.link", "wsgi.sink.waits", "wsgi.sink.watcher", "wsgi.sink.wire",
+    "wsgi.metrics", "wsgi.receivers.application", "wsgi.receivers.requestid",
+    "wsgi.sink.batch", "wsgi.sink.batches", "wsgi.sink.circuit", "wsgi.sink.connecting",
+    "wsgi.sink.driver", "wsgi.sink.link", "wsgi.sink.tally", "wsgi.sink.waits", "wsgi.sink.watcher", "wsgi.sink.wire",
 }  # fmt: skip
-"""What the six use on the way: a batch's data and its lane, the circuit, the connection to the store, the watcher; and
-the metrics of a commit."""
+"""What the six use on the way: the front door, the request's id, a batch's data, its lane, the circuit, the connection
+to the store, the watcher; and the metrics of a commit."""
 
 
 def reading_order() -> list[str]:

@@ -17,6 +17,7 @@ from wsgi.receivers import native
 from wsgi.receivers.parsed import Parsed, Rejections
 from wsgi.receivers.receipt import preferences, wants_receipt
 from wsgi.receivers.slices import finish
+from wsgi.sink.batch import RecordAddress
 from wsgi.sink.durability import STORED
 
 
@@ -93,7 +94,7 @@ def test_a_long_receipt_is_rendered_in_slices_and_byte_by_byte_as_in_one_go(
     receiver, rejections = native.Native(LIMITS, RecordLimits()), Rejections()
     for index in (0, 1, 7, records // 2, records + 4):
         rejections.add(index, "é", "invalid-record", 'a "detail"')
-    addresses = [("" if n % 3 == 0 else f"{n}-0", n % 25) for n in range(records)]
+    addresses = [RecordAddress("" if n % 3 == 0 else f"{n}-0", n % 25, n % 7 == 0) for n in range(records)]
     parsed = Parsed([LINE] * records, rejections, 0, True)
     found: Any = receiver.accepted(parsed, STORED, addresses)
     if records > native.WHOLE_RECORDS_MAX:
@@ -107,8 +108,8 @@ def test_a_long_receipt_is_rendered_in_slices_and_byte_by_byte_as_in_one_go(
             "status": "queued", "accepted": records, "rejected": 5,
             "errors": [{**each._asdict(), "retryable": False} for each in rejections.kept],
             "records": [
-                {"index": index, "entry_id": entry_id or None, "line": line}
-                for index, (entry_id, line) in zip(indexes, addresses, strict=True)
+                {"index": index, "entry_id": entry_id or None, "line": line, **({"duplicate": True} if known else {})}
+                for index, (entry_id, line, known) in zip(indexes, addresses, strict=True)
             ],
         },
         ensure_ascii=False, escape_forward_slashes=False,

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.certificates import localhost
 from tests.server.worker_server import Client, Server, request, until
-from tests.support import certificate
 from wsgi.server.balance import MANY, SLOTS, STALE_MS, Balance, Board, Patience, board_of, share
 
 PATIENT: dict[str, float] = {"balance_seconds": 50}
@@ -350,8 +350,8 @@ def test_more_workers_than_slots_take_connections_unasked() -> None:
 
 
 def test_a_handshake_that_failed_is_no_connection(tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    tls = ssl.create_default_context(cafile=cert)
+    authority, (cert, key) = localhost(tmp_path)
+    tls = ssl.create_default_context(cafile=authority)
     limits: dict[str, float] = {"connections_max": 2}
     with Server("--certfile", cert, "--keyfile", key, limits=limits) as server:
         for _ in range(5):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.certificates import localhost
 from tests.server.worker_server import Client, Server, request, until
-from tests.support import certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -380,8 +380,8 @@ def test_it_serves_unix_sockets_and_several_binds() -> None:
 
 
 def test_it_serves_tls_with_gunicorns_settings(tmp_path: Path) -> None:
-    cert, key = certificate(tmp_path)
-    tls = ssl.create_default_context(cafile=cert)
+    authority, (cert, key) = localhost(tmp_path)
+    tls = ssl.create_default_context(cafile=authority)
     with Server("--certfile", cert, "--keyfile", key) as server:
         with server.client(tls=tls) as client:
             for size in (3, 300_000):

@@ -8,11 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.server.worker_server import DEADLINE_SECONDS, Client, Server, request, until
+from tests.server.worker_server import DEADLINE_SECONDS, Client, Server, request, resident_kib, until
 
 REFUSE = (
     "def refuse(status, detail):\n"
@@ -309,10 +308,3 @@ def test_each_answer_to_a_pipelining_client_let_another_read_in() -> None:
         sender.join(DEADLINE_SECONDS)
         # 1 MiB measured; 17 MiB before.
         assert most - before < 6 * 1024
-
-
-def resident_kib(pid: int) -> int:
-    """The process's resident memory (VmRSS of proc(5)), in KiB."""
-    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE_SECONDS = 60.0
@@ -45,13 +45,13 @@ class Client:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.buffer = b""
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.sock.close()
 
-    def send(self, data: bytes) -> Client:
+    def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
 
@@ -247,3 +247,10 @@ def until(condition: Any, what: str, server: Server | None = None) -> None:
         if time.monotonic() > end or (server is not None and server.process.poll() is not None and not condition()):
             raise AssertionError(f"never: {what}\n{server.log() if server else ''}")
         time.sleep(0.02)
+
+
+def resident_kib(pid: int) -> int:
+    """The process's resident memory (VmRSS of proc(5)), in KiB."""
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import NoReturn
 
 from inlet.stream.limits import RecordLimits
+from wsgi.receivers.admission import OPEN
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
+from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import INGEST, create_app
 
 
@@ -18,6 +20,7 @@ def broken(*arguments: object) -> NoReturn:
 application = create_app(
     receivers={INGEST: Native(PayloadLimits(), RecordLimits())},
     append=broken,
-    readiness=broken,
+    admission=OPEN,
+    operator=Operator(broken),
     payload_bytes_max=1_000_000,
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 from tests.support import DEADLINE_SECONDS
 from wsgi.problems import SinkError
+from wsgi.sink.batch import RecordAddress
 from wsgi.sink.circuit import fresh
 
 Event = Callable[[str], object]
@@ -144,7 +145,7 @@ class LoopTicket:
         self._loop.finish(pending)
         self._ticket.commit()
 
-    def addresses(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[RecordAddress]:
         """As the sink's."""
-        addresses: list[tuple[str, int]] = self._ticket.addresses()
+        addresses: list[RecordAddress] = self._ticket.addresses()
         return addresses

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.support import certificate
+from tests.certificates import localhost
 
 
 class Relay:
@@ -56,8 +56,8 @@ class Relay:
 
 
 def tls_context(directory: Path) -> tuple[ssl.SSLContext, str]:
-    """Return a server's context with a certificate for localhost, and the path of that."""
-    cert, key = certificate(directory)
+    """Return a server's context with a certificate for localhost, and the path of its authority's."""
+    authority, issued = localhost(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    return context, cert
+    context.load_cert_chain(*issued)
+    return context, authority

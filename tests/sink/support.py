@@ -20,10 +20,11 @@ from wsgi.problems import SinkError
 from wsgi.sink.backpressure import Backpressure
 from wsgi.sink.batches import Batches
 from wsgi.sink.circuit import Circuit
+from wsgi.sink.dedup import Dedup
 from wsgi.sink.driver import Driver
 from wsgi.sink.durability import RECEIVED, STORED
 from wsgi.sink.link import Link
-from wsgi.sink.probe import Probe
+from wsgi.sink.probe import Probe, Streams
 from wsgi.sink.waits import Waits
 from wsgi.sink.watcher import LOOK_SECONDS_MAX, Watcher
 from wsgi.store.server import server_binary
@@ -49,18 +50,29 @@ class Sink:
         inflight_requests_max: int = 1_000,
         backlog_max: int = 0,
         look_seconds_max: float = LOOK_SECONDS_MAX,
+        retention: bool = False,
+        streams: Streams | None = None,
+        dedup_seconds: int = 0,
     ) -> None:
         waits = Waits(replicas=1, commit_timeout_ms=commit_timeout_ms)
+        self.dedup = dedup = Dedup(dedup_seconds) if dedup_seconds else None
         self.loop = Loop()
         self.links: dict[int, Link] = {}
 
         def link(level: int) -> Link:
-            self.links[level] = Link(driver(url, commit_timeout_ms), waits, level)
+            self.links[level] = Link(driver(url, commit_timeout_ms), waits, level, dedup)
             return self.links[level]
 
         self.circuit = Circuit()
         self.watcher = Watcher(
-            Probe(driver(url, commit_timeout_ms), waits, stream, backlog=backlog_max > 0),
+            Probe(
+                driver(url, commit_timeout_ms),
+                waits,
+                stream,
+                backlog=backlog_max > 0,
+                retention=retention,
+                streams=streams,
+            ),
             self.circuit,
             Backpressure(backlog_max=backlog_max, memory_percent_max=95),
             level=level,
@@ -75,6 +87,7 @@ class Sink:
             entry_bytes_max=entry_bytes_max,
             inflight_bytes_max=inflight_bytes_max,
             inflight_requests_max=inflight_requests_max,
+            streams=streams,
         )
 
     def append(self, lines: list[bytes], level: int = RECEIVED, destination: bytes | None = None) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
 
 from wsgi.problems import SinkError
+from wsgi.sink.barred import LINES_MAX
 from wsgi.sink.circuit import Circuit, fresh
 
 AWAY = SinkError("sink-unavailable", "the store cannot be reached")
@@ -90,3 +92,76 @@ def test_each_refusal_raised_is_a_copy() -> None:
     copy = fresh(BACKLOG)
     assert copy is not BACKLOG
     assert (copy.reason, copy.detail, copy.retry_after) == ("backlog-full", "too many wait", 7)
+
+
+def test_a_destination_is_barred_alone_until_a_look_finds_it_well() -> None:
+    subject = Circuit()
+    subject.bar([(b"ill", DENIED)])
+    assert (subject.state.refusal, subject.state.open) == (None, False)
+    assert dict(subject.state.barred) == {b"ill": DENIED}
+    subject.look(subject.state, None, streams={b"well": None, b"ill": BACKLOG})
+    assert dict(subject.state.barred) == {b"ill": BACKLOG}
+    subject.look(subject.state, None, streams={b"well": None, b"ill": None})
+    assert dict(subject.state.barred) == {}
+
+
+def test_a_look_that_began_before_a_destination_failed_does_not_free_it() -> None:
+    subject = Circuit()
+    subject.bar([(b"old", DENIED)])
+    seen = subject.state
+    subject.bar([(b"new", DENIED)])
+    subject.look(seen, None, streams={b"old": None, b"new": None})
+    assert subject.state.barred.keys() == {b"new"}
+    again = SinkError("sink-misconfigured", "WRONGTYPE")
+    seen = subject.state
+    subject.bar([(b"new", again)])
+    subject.look(seen, None, streams={b"old": None, b"new": None})
+    assert dict(subject.state.barred) == {b"new": again}
+
+
+def test_a_destination_stays_barred_while_the_circuit_opens_and_closes() -> None:
+    subject = Circuit()
+    subject.bar([(b"ill", DENIED)])
+    subject.fail(AWAY)
+    assert subject.state.barred.keys() == {b"ill"}
+    subject.look(subject.state, None, streams={b"ill": DENIED})
+    assert (subject.state.open, dict(subject.state.barred)) == (False, {b"ill": DENIED})
+
+
+def test_a_destination_that_only_a_commit_shows_to_fail_is_logged_once_until_a_commit_succeeds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A stream whose last ID is taken passes every check of a look, so each look frees it."""
+    caplog.set_level(logging.INFO, "inlet")
+    subject = Circuit()
+    for _ in range(3):
+        subject.bar([(b"ill", DENIED)])
+        subject.look(subject.state, None, streams={b"ill": None})
+    assert subject.failing_for == {b"ill": "sink-misconfigured"}
+    subject.succeed_for([b"ill"])
+    subject.look(subject.state, None, streams={b"ill": None})
+    assert [record.levelname for record in caplog.records] == ["CRITICAL", "INFO"]
+    assert subject.failing_for == {}
+
+
+@pytest.mark.parametrize(("streams", "lines"), [(LINES_MAX, LINES_MAX), (LINES_MAX + 1, LINES_MAX + 1)])
+def test_so_many_lines_are_logged_at_once_and_one_for_the_rest(
+    streams: int, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    subject = Circuit()
+    subject.look(subject.state, None, streams={b"%d" % number: BACKLOG for number in range(streams)})
+    assert len(caplog.records) == lines
+    assert ("the same for 1 more streams" in caplog.text) is (streams > LINES_MAX)
+
+
+def test_nothing_is_remembered_of_a_destination_that_is_no_longer_looked_at() -> None:
+    subject = Circuit()
+    subject.bar([(b"gone", DENIED)])
+    subject.look(subject.state, None, streams={b"gone": BACKLOG})
+    subject.look(subject.state, None, streams={b"here": None, b"too": None})
+    assert (dict(subject.state.barred), subject.failing_for, subject._log._found) == ({}, {}, {})
+
+
+def test_a_name_in_the_log_holds_no_control_character(caplog: pytest.LogCaptureFixture) -> None:
+    Circuit().bar([(b"a\n\x1b[1m\xff", DENIED)])
+    assert caplog.records[0].getMessage().isprintable()

@@ -27,7 +27,9 @@ def test_a_commit_writes_one_entry_to_each_destination(valkey: str, client: Any,
     assert (first[b"r"], second[b"r"]) == (b"1\n2", b"a\nb\nc")
     assert (client.xlen(stream), client.xlen(other)) == (1, 1)
     addresses = [ticket.addresses() for ticket in tickets]
-    assert addresses == [[(here, 0)], [(there, 0), (there, 1)], [(here, 1)], [(there, 2)]]
+    assert addresses == [
+        [(here, 0, False)], [(there, 0, False), (there, 1, False)], [(here, 1, False)], [(there, 2, False)],
+    ]  # fmt: skip
 
 
 def test_a_destination_that_fails_refuses_only_what_goes_there(valkey: str, client: Any, stream: str) -> None:
@@ -39,7 +41,7 @@ def test_a_destination_that_fails_refuses_only_what_goes_there(valkey: str, clie
     with refused("sink-misconfigured", match="WRONGTYPE"):
         bad.commit()
     assert [fields[b"r"] for _, fields in entries(client, stream)] == [b"1111", b"2222"]
-    assert good.addresses() == [(entry_id, 0) for entry_id, _ in entries(client, stream)]
+    assert good.addresses() == [(entry_id, 0, False) for entry_id, _ in entries(client, stream)]
     client.delete(other)
 
 

@@ -128,3 +128,70 @@ def test_a_request_with_a_refused_entry_and_an_unknown_one_was_told_that_nothing
     subject.settle(MISSING)
     with refused("sink-outcome-unknown", match="^no answer$"):
         ticket.commit()
+
+
+OWN = [
+    "WRONGTYPE Operation against a key holding the wrong kind of value",
+    "WRONGTYPE Operation against a key holding the wrong kind of value script: 0f, on @user_script:1.",
+    "ERR The stream has exhausted the last possible ID, unable to add more items",
+    "ERR The ID specified in XADD is equal or smaller than the target stream top item",
+    "NOPERM No permissions to access a key",
+    "NOPERM this user has no permissions to access one of the keys used as arguments",
+    "NOPERM User inlet has no permissions to access the 'logs' key",
+]
+OF_ALL = [
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "NOPERM User inlet has no permissions to run the 'xadd' command",
+    "NOPERM this user has no permissions to run the 'xadd' command",
+    "READONLY You can't write against a read only replica.",
+    "NOAUTH Authentication required.",
+    "ERR unknown command 'XADD'",
+    "NOSCRIPT No matching script.",
+]
+
+
+@pytest.mark.parametrize("text", [*OWN, *OF_ALL])
+def test_an_error_that_is_about_one_key_says_nothing_of_the_store(text: str) -> None:
+    batch, subject = flight(b"aaaa")
+    batch.part(b"other").lines, batch.part(b"other").starts = [b"bbbb", b"cccc"], [0, 1]
+    batch.bytes += 8
+    subject = Flight(batch, STORED, WAITS, 4)
+    taken(subject)
+    subject.replies = [b"1-1", hiredis.ReplyError(text), hiredis.ReplyError(text)]
+    subject.settle()
+    assert batch.failed
+    assert [key for key, _ in subject.faults] == ([b"other"] if text in OWN else [])
+    assert (subject.error is None) is (text in OWN)
+    assert (subject.stored, subject.dropped) == (1, 2)
+
+
+def test_a_lost_script_was_not_executed_and_the_connection_is_to_be_made_anew() -> None:
+    batch, subject = flight(b"aaaa")
+    taken(subject)
+    subject.replies = [hiredis.ReplyError("NOSCRIPT No matching script. Please use EVAL.")]
+    subject.settle()
+    assert (outcomes(batch), subject.unloaded) == (["sink-unavailable"], True)
+
+
+def test_the_duplicates_of_a_reply_have_the_first_address_and_the_others_the_lines_that_are_left() -> None:
+    batch, subject = flight(*(b"%d" % number for number in range(6)), entry_bytes_max=1_000)
+    taken(subject)
+    subject.replies = [[b"5-0", 1, b"1-1", 7, 4, b"5-0", 0]]
+    subject.settle()
+    (outcome,) = batch.main.outcomes
+    everything = [("5-0", 0), ("1-1", 7), ("5-0", 1), ("5-0", 2), ("5-0", 0), ("5-0", 3)]
+    for start in range(6):
+        for stop in range(start + 1, 7):
+            assert [each[:2] for each in outcome.addresses(start, stop)] == everything[start:stop]
+    assert [each.duplicate for each in outcome.addresses(0, 6)] == [False, True, False, False, True, False]
+    assert (subject.stored, subject.duplicate, subject.dropped) == (4, 2, 0)
+
+
+def test_a_commit_of_duplicates_alone_has_no_entry_and_has_not_failed() -> None:
+    batch, subject = flight(b"aaaa", b"bbbb", entry_bytes_max=1_000)
+    taken(subject)
+    subject.replies = [[None, 0, b"1-1", 7, 1, b"2-1", 0]]
+    subject.settle()
+    (outcome,) = batch.main.outcomes
+    assert outcome.addresses(0, 2) == [("1-1", 7, True), ("2-1", 0, True)]
+    assert (batch.failed, subject.stored, subject.duplicate) == (False, 0, 2)

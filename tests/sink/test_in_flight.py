@@ -66,7 +66,7 @@ def test_what_arrives_during_a_commit_is_the_next_batch_and_is_sent_when_the_rep
     assert subject.loop.finish(*pending) == [None] * 8
     assert stored(store.client, stream) == [b"0", b"1", b"2\n3\n4\n5\n6\n7\n8"]
     assert [one.iterations for one in pending] == [2] * 8
-    assert pending[7].ticket.addresses() == [(entries(store.client, stream)[2][0], 6)]
+    assert pending[7].ticket.addresses() == [(entries(store.client, stream)[2][0], 6, False)]
     assert subject.loop.longest_seconds < HELD_SECONDS_MAX
 
 
@@ -145,7 +145,7 @@ def test_a_big_batch_to_a_stopped_store_holds_nobody_up_and_is_stored_whole(stor
     assert lines == [b"0", *LARGE, *BULK]
     found = dict(entries(store.client, stream))
     addresses = pending[0].ticket.addresses()
-    assert [found[entry_id][b"r"].split(b"\n")[line] for entry_id, line in addresses[::999]] == BULK[::999]
+    assert [found[entry_id][b"r"].split(b"\n")[line] for entry_id, line, _ in addresses[::999]] == BULK[::999]
 
 
 @pytest.mark.parametrize("level", [STORED, REPLICATED])
@@ -234,7 +234,7 @@ def test_a_level_that_cannot_connect_refused_everybody(pair: tuple[Store, Store]
 def test_the_bounds_covered_the_open_batch_alone(bound: str, stores: Any, stream: str) -> None:
     """What is in flight is held too, so both together stay within the bound; what is done is not counted."""
     store = stores()
-    bounds = {"inflight_bytes_max": 8} if bound == "bytes" else {"inflight_requests_max": 2}
+    bounds: dict[str, Any] = {"inflight_bytes_max": 8} if bound == "bytes" else {"inflight_requests_max": 2}
     subject = Sink(store.url, stream, commit_timeout_ms=LONG_MS, **bounds)
     for _ in range(3):
         warm(subject)

@@ -14,8 +14,10 @@ from inlet.stream.errors import RecordInvalid
 from inlet.stream.faults import verdict
 from inlet.stream.limits import RecordLimits
 from inlet.stream.record import bulk_encoder, encoder, unknown_members
+from inlet.stream.rejected import TEXT_BYTES_MAX, Rejected, rejected
 from wsgi.problems import ClientError
 from wsgi.receivers import jsontext
+from wsgi.receivers.excerpt import excerpt
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 
@@ -44,9 +46,11 @@ class Rules:
     encode_without_words: Callable[[object], bytes]
     """``encode``, but an error has no detail."""
     encode_bulk: Callable[[list[Any]], tuple[list[bytes], int, bool] | None]
+    keep_rejected: bool
+    """Whether the texts of rejected records are kept (INLET_KEEP_REJECTED)."""
 
 
-def rules(payload_limits: PayloadLimits, record_limits: RecordLimits) -> Rules:
+def rules(payload_limits: PayloadLimits, record_limits: RecordLimits, *, keep_rejected: bool = False) -> Rules:
     """Return the rules of these bounds."""
     return Rules(
         records_max=payload_limits.bulk_records_max,
@@ -54,6 +58,7 @@ def rules(payload_limits: PayloadLimits, record_limits: RecordLimits) -> Rules:
         encode=encoder(record_limits),
         encode_without_words=encoder(record_limits, verdict),
         encode_bulk=bulk_encoder(record_limits),
+        keep_rejected=keep_rejected,
     )
 
 
@@ -106,8 +111,12 @@ class Bulk:
         self.read += len(values)
         return True
 
-    def _take_one(self, value: Any, text: bytes | None) -> None:
-        """Take one record, or its rejection."""
+    def take_checked(self, value: Any, text: bytes) -> None:
+        """Take one record, valid or not, whose text is known to be JSON."""
+        self._take_one(value, None, text)
+
+    def _take_one(self, value: Any, text: bytes | None, checked: bytes | None = None) -> None:
+        """Take one record, or its rejection. ``text`` is still to be checked; ``checked`` is not."""
         rejections, line = self.rejections, None
         full = rejections is not None and rejections.full
         reason = detail = RecordInvalid.reason
@@ -127,24 +136,28 @@ class Bulk:
                 jsontext.check(text, self._rules.depth_max)
             except ClientError as error:
                 # Not even JSON: that is said in place of what else is wrong.
-                self.reject(None, MALFORMED_RECORD, error.detail)
+                self.reject(None, MALFORMED_RECORD, error.detail, text)
                 return
         if line is None:
-            self.reject(value, reason, NOT_A_RECORD if text is not None and type(value) is list else detail)
+            detail = NOT_A_RECORD if text is not None and type(value) is list else detail
+            self.reject(value, reason, detail, text or checked)
             return
         self.lines.append(line)
         self.read += 1
         self.unknown += unknown_members(value)
 
-    def reject(self, value: Any, reason: str, detail: str) -> None:
-        """Reject one record."""
+    def reject(self, value: Any, reason: str, detail: str, text: bytes | None = None) -> None:
+        """Reject one record; ``text`` is what was sent, None where only its ``value`` is at hand."""
         rejections = self.rejections
         if rejections is None:
             rejections = self.rejections = Rejections()
         if rejections.full:
             rejections.count(self.read, reason)
         else:
-            rejections.add(self.read, echo(value), reason, detail)
+            event_id = echo(value)
+            rejections.add(self.read, event_id, reason, detail)
+            if self._rules.keep_rejected and rejections.wants_rows:
+                rejections.keep(_row(value, reason, detail, event_id, text))
         self.read += 1
 
     def parsed(self) -> Parsed:
@@ -158,6 +171,14 @@ class Bulk:
 def too_many(records_max: int) -> ClientError:
     """Return the error of a bulk of more records than its bound."""
     return ClientError("payload-too-large", f"a bulk holds at most {records_max} records; send several requests")
+
+
+def _row(value: Any, reason: str, detail: str, event_id: str | None, text: bytes | None) -> Rejected:
+    """A rejected record with its text, written anew where only the value is at hand."""
+    if text is not None:
+        return rejected(reason, detail, event_id, text)
+    written, whole = excerpt(value, TEXT_BYTES_MAX)
+    return Rejected(reason, detail, event_id, written, len(written) if whole else None)
 
 
 def echo(value: Any) -> str | None:

@@ -61,8 +61,10 @@ class Native:
 
     name = "native"
 
-    def __init__(self, payload_limits: PayloadLimits, record_limits: RecordLimits) -> None:
-        self._rules = rules(payload_limits, record_limits)
+    def __init__(
+        self, payload_limits: PayloadLimits, record_limits: RecordLimits, *, keep_rejected: bool = False
+    ) -> None:
+        self._rules = rules(payload_limits, record_limits, keep_rejected=keep_rejected)
         self._encode, self._depth_max = self._rules.encode, self._rules.depth_max
         # The spellings that nearly every client uses need no parsing.
         self._is_ndjson: dict[str | None, bool] = {None: False, "": False, "application/json": False}
@@ -180,12 +182,13 @@ class Native:
     def _queued_bulk(self, level: int, body: bytes) -> Response:
         return "202 Accepted", [*self._queued[level][:2], ("content-length", str(len(body)))], body
 
-    def refused(self, error: InletError, *, receipt: bool) -> Response:
+    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
         """Return the problem document; that of a bulk without a valid record lists why."""
+        members: dict[str, object] = {}
         if isinstance(error, NothingAccepted):
             errors = _shown(error.rejections, receipt=receipt)
-            return problem(error, ACCEPTED, accepted=0, rejected=len(error.rejections), errors=errors)
-        return problem(error, ACCEPTED)
+            members = {"accepted": 0, "rejected": len(error.rejections), "errors": errors}
+        return problem(error, ACCEPTED, request_id=request_id, **members)
 
 
 def _slow_max(body: bytes) -> int:
@@ -207,8 +210,11 @@ def _entries(rejections: Rejections | None, lines: list[bytes], addresses: Addre
     """The elements of the member ``records``: where each accepted record is stored."""
     refused = iter(rejections.indexes if rejections else ())
     index, skipped = 0, next(refused, -1)
-    for (entry_id, line), _ in zip(addresses, lines, strict=True):
+    for address, _ in zip(addresses, lines, strict=True):
         while index == skipped:
             index, skipped = index + 1, next(refused, -1)
-        yield {"index": index, "entry_id": entry_id or None, "line": line}
+        entry: dict[str, object] = {"index": index, "entry_id": address.entry_id or None, "line": address.line}
+        if address.duplicate:
+            entry["duplicate"] = True
+        yield entry
         index += 1

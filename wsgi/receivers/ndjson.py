@@ -147,7 +147,7 @@ def _take_again(bulk: Bulk, text: bytes, rules: Rules) -> Generator[None, None, 
     try:
         if (yield from jsontext.has_too_many_values(text)):
             error = jsontext.too_many_values()
-            bulk.reject(None, error.reason, error.detail)
+            bulk.reject(None, error.reason, error.detail, text)
             return
         if len(text) <= LONG_BYTES:
             bulk.take([jsontext.load(text, rules.depth_max)], [text])
@@ -156,12 +156,12 @@ def _take_again(bulk: Bulk, text: bytes, rules: Rules) -> Generator[None, None, 
         if not _is_regular(value, rules):
             yield from jsontext.check_slices(text, rules.depth_max)
     except ClientError as malformed:
-        bulk.reject(None, MALFORMED_RECORD, malformed.detail)
+        bulk.reject(None, MALFORMED_RECORD, malformed.detail, text)
         return
     if type(value) is list:
-        bulk.reject(None, RecordInvalid.reason, NOT_A_RECORD)
+        bulk.reject(None, RecordInvalid.reason, NOT_A_RECORD, text)
     else:
-        bulk.take([value])
+        bulk.take_checked(value, text)
 
 
 def _is_regular(value: Any, rules: Rules) -> bool:

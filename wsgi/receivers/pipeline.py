@@ -1,14 +1,16 @@
-"""The pipeline of every receiver: body, records, append, commit, answer; and the front door of the application.
+"""The pipeline of every receiver: admission, body, records, append, commit, answer.
 
 What lives here: the steps that all protocols share, each once, and their order. What must not: what a protocol's bodies
-and answers look like (its receiver), Falcon, Redis, what a commit is.
+and answers look like (its receiver), which path leads here (``wsgi.receivers.application``), Falcon, Redis, what a
+commit is.
 
-How a request passes: ``Endpoint.receive`` reads the body, has the receiver turn it into lines, and appends these to the
-sink's open batch. ``append`` is the last step that can fail before the answer. The server has no status by then, only
-an ``Answer``: its iteration waits for the commit and then calls ``start_response``, with the receiver's success, or
-with the refusal of whatever was raised on the way. PEP 3333 allows exactly that: "start_response must be called ...
-before the iterable yields its first body bytestring". A server that calls the application for several requests before
-it iterates any answer lets them share one commit, and needs to know nothing about it.
+How a request passes: ``Endpoint.receive`` has it admitted (``wsgi.receivers.admission``), reads the body, has the
+receiver turn it into lines, and appends these to the sink's open batch. ``append`` is the last step that can fail
+before the answer. The server has no status by then, only an ``Answer``: its iteration waits for the commit and then
+calls ``start_response``, with the receiver's success, or with the refusal of whatever was raised on the way. PEP 3333
+allows exactly that: "start_response must be called ... before the iterable yields its first body bytestring". A server
+that calls the application for several requests before it iterates any answer lets them share one commit, and needs to
+know nothing about it.
 
 On a server that offers ``phased.wait`` and ``phased.watch`` (docs/design.md) nothing here blocks: an answer yields
 ``b""`` between slices of long work, and while its commit is in flight. On any other it blocks instead.
@@ -18,21 +20,25 @@ Metrics move once the outcome is known, never before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from inlet.stream.errors import InletError
+from inlet.stream.errors import InletError, RecordInvalid
+from inlet.stream.rejected import Rejected, rejected
 from wsgi import metrics
-from wsgi.problems import SERVER_REASONS, ClientError, Refused, SinkError
-from wsgi.receivers.body import LENGTH_DIGITS_MAX, cut_short, read_body, unreadable
+from wsgi.problems import ClientError, Headers
+from wsgi.receivers.admission import Admission, Grant
+from wsgi.receivers.body import LENGTH_DIGITS_MAX, cut_short, read_body, too_large, unreadable
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 from wsgi.receivers.receipt import wants_receipt
-from wsgi.receivers.refusals import NO_RECEIVER, Response, count, known, problem
+from wsgi.receivers.refusals import Response, count, known, problem
+from wsgi.receivers.requestid import FIELD, request_id
+from wsgi.receivers.rights import only_services
 from wsgi.sink.durability import LEVELS, NAMES, RECEIVED
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 
 class Ticket(Protocol):
@@ -53,13 +59,34 @@ class Ticket(Protocol):
     def commit(self) -> None:
         """Return once the records are as safe as that; raise SinkError where they may not be."""
 
-    def addresses(self) -> list[tuple[str, int]]:
-        """Return (entry ID, line) of each record; the ID is empty at the level ``received``."""
+    def addresses(self) -> Addresses:
+        """Return the address of each record."""
 
 
-Append = Callable[[list[bytes], int], Ticket]
-"""The sink's: lines and level to a ticket. Never waits; raises SinkError with nothing kept."""
-Addresses = list[tuple[str, int]]
+class Address(Protocol):
+    """Where a record is stored."""
+
+    @property
+    def entry_id(self) -> str:
+        """ID of its entry; empty at the level ``received``."""
+
+    @property
+    def line(self) -> int:
+        """Its line there, from 0."""
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether it was stored before, and so not again."""
+
+
+Addresses = Sequence[Address]
+
+
+class Append(Protocol):
+    """The sink's: lines and level to a ticket. Never waits; raises SinkError with nothing kept."""
+
+    def __call__(self, lines: list[bytes], level: int, destination: bytes | None = None, /) -> Ticket:
+        """``destination``: the store key of a stream; None for the default."""
 
 
 class Receiver(Protocol):
@@ -83,15 +110,32 @@ class Receiver(Protocol):
     ) -> Response | Generator[None, None, Response]:
         """Return the answer once the records are stored, in slices if it is long; ``addresses`` for a receipt."""
 
-    def refused(self, error: InletError, *, receipt: bool) -> Response:
+    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
         """Return the answer where nothing was stored, or nobody knows; ``error.reason`` is one of PROBLEMS."""
+
+
+class Keep(Protocol):
+    """Keeps rejected records, and never waits."""
+
+    def __call__(self, stream: bytes | None, receiver: str, rows: Sequence[Rejected], more: int = 0, /) -> None:
+        """``stream``: the one that they were for; None for the default. ``more``: how many others there were."""
 
 
 class Endpoint:
     """One receiver with everything that it needs bound: ``receive`` takes its requests."""
 
-    def __init__(self, receiver: Receiver, append: Append, *, payload_bytes_max: int) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        append: Append,
+        admission: Admission,
+        *,
+        payload_bytes_max: int,
+        keep: Keep | None = None,
+    ) -> None:
         self.name = receiver.name
+        self._keep = keep
+        self._origin, self.preflight, self._key = admission
         self._read, self._slices = receiver.read, receiver.slices
         self.accepted, self._refused = receiver.accepted, receiver.refused
         self._append = append
@@ -100,17 +144,24 @@ class Endpoint:
 
     def receive(self, environ: WSGIEnvironment) -> Answer:
         """Read one request and append its records. Raises nothing: the Answer has what there was to raise."""
-        answer = Answer(self)
+        answer = Answer(self, request_id(environ))
         try:
+            if "HTTP_ORIGIN" in environ:
+                answer.fields = self._origin(environ)
             query, prefer = environ.get("QUERY_STRING"), environ.get("HTTP_PREFER")
             if query or prefer:
                 answer.receipt = wants_receipt(query or "", prefer or "")
-            asked = environ.get("HTTP_INLET_DURABILITY")
-            level = RECEIVED if asked is None else _level(asked)
             length = environ.get("CONTENT_LENGTH", "")
             size = int(length) if length.isdecimal() and len(length) <= LENGTH_DIGITS_MAX else -1
+            fits = 0 <= size <= self._bytes_max
+            if self._key is not None:
+                answer.grant = grant = self._key(environ, self.name)
+                if grant.meter is not None:
+                    grant.meter.admit(size if fits else 0)
+            asked = environ.get("HTTP_INLET_DURABILITY")
+            level = RECEIVED if asked is None else _level(asked)
             # PERF: the one ordinary case here, every other one in read_body (bench/micro.py: app).
-            if 0 <= size <= self._bytes_max:
+            if fits:
                 try:
                     body = environ["wsgi.input"].read(size)
                 except Exception as error:
@@ -119,6 +170,8 @@ class Endpoint:
                     raise cut_short(len(body), size)
             else:
                 body = read_body(environ, self._bytes_max)
+                if answer.grant is not None and answer.grant.meter is not None:
+                    answer.grant.meter.body(len(body))
             answer.wait = wait = environ.get("phased.wait")
             if wait is not None:
                 answer.watch = environ["phased.watch"]
@@ -129,12 +182,14 @@ class Endpoint:
                 if wait is None:
                     answer.work()
             else:
-                answer.parsed = parsed
-                answer.ticket = ticket = self._append(parsed.lines, level)
+                ticket = self._take(answer, parsed, level)
                 if wait is not None:
                     wait(ticket.future(answer.watch))
+        except RecordInvalid as error:
+            self._note_row(answer, error, body)
+            answer.error = known(error, stored=False, request_id=answer.request_id)
         except Exception as error:
-            answer.error = known(error, stored=False)
+            answer.error = known(error, stored=False, request_id=answer.request_id)
         return answer
 
     def _work(
@@ -144,16 +199,69 @@ class Endpoint:
         yield  # Nothing yet: the call is in everybody's turn.
         if coding:
             body = yield from decompress(body, coding, self._bytes_max)
-        answer.parsed = parsed = yield from self._slices(environ, body)
-        answer.ticket = self._append(parsed.lines, level)
+        try:
+            parsed = yield from self._slices(environ, body)
+        except RecordInvalid as error:
+            self._note_row(answer, error, body)
+            raise
+        self._take(answer, parsed, level)
 
-    def refused(self, error: InletError, *, receipt: bool) -> Response:
+    def _take(self, answer: Answer, parsed: Parsed, level: int) -> Ticket:
+        """Append the records of a request as far as its key permits."""
+        destination, grant = None, answer.grant
+        if grant is not None:
+            destination = grant.stream
+            if grant.services is not None:
+                parsed = only_services(parsed, grant.services, keep=self._keep is not None)
+            if grant.meter is not None:
+                grant.meter.records(len(parsed.lines))
+        answer.parsed = parsed
+        answer.ticket = ticket = self._append(parsed.lines, level, destination)
+        return ticket
+
+    def _note_row(self, answer: Answer, error: RecordInvalid, body: bytes) -> None:
+        if self._keep is not None:
+            answer.row = rejected(error.reason, error.detail, None, body)
+
+    def keep_rejected(self, answer: Answer) -> None:
+        """Keep the records of a request that were refused one by one, where that is asked for."""
+        if self._keep is None:
+            return
+        rejections = answer.error.rejections if isinstance(answer.error, NothingAccepted) else None
+        if answer.error is None:
+            rejections = answer.parsed.rejections
+        stream = None if answer.grant is None else answer.grant.stream
+        if rejections:
+            self._keep(stream, self.name, rejections.rows, len(rejections) - len(rejections.rows))
+        elif answer.row is not None:
+            self._keep(stream, self.name, [answer.row])
+
+    def before_body(self, environ: WSGIEnvironment) -> Response | None:
+        """Return the refusal of a request that would be refused whatever its body is, else None. Raises nothing."""
+        answer = Answer(self, request_id(environ))
+        try:
+            if "HTTP_ORIGIN" in environ:
+                answer.fields = self._origin(environ)
+            length = environ.get("CONTENT_LENGTH", "")
+            fits = length.isdecimal() and len(length) <= LENGTH_DIGITS_MAX and int(length) <= self._bytes_max
+            if self._key is not None:
+                grant = self._key(environ, self.name)
+                if grant.meter is not None:
+                    grant.meter.peek(int(length) if fits else 0)
+            if length and not fits:
+                raise too_large(self._bytes_max)
+        except Exception as error:
+            answer.error = known(error, stored=False, request_id=answer.request_id)
+            return answer.refusal(self)
+        return None
+
+    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
         """Render a refusal, and count it and the records in it."""
         try:
-            response = self._refused(error, receipt=receipt)
+            response = self._refused(error, receipt=receipt, request_id=request_id)
         except Exception as bug:
-            error = known(bug, stored=True)
-            response = problem(error)
+            error = known(bug, stored=True, request_id=request_id)
+            response = problem(error, request_id=request_id)
         count(self.name, error.reason)
         if isinstance(error, NothingAccepted):
             count_rejections(error.rejections)
@@ -166,18 +274,26 @@ class Answer:
     """The answer to one request, undecided until its first iteration; an iterable as PEP 3333 wants it."""
 
     __slots__ = (
-        "_endpoint", "_response", "error", "parsed", "receipt", "slices", "start_response", "ticket", "wait", "watch",
+        "_endpoint", "_response", "error", "fields", "grant", "parsed", "receipt", "request_id", "row",
+        "slices", "start_response", "ticket", "wait", "watch",
     )  # fmt: skip
 
     start_response: StartResponse
     parsed: Parsed
     watch: Any
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, request_id: str) -> None:
         self._endpoint: Endpoint | None = endpoint
+        self.request_id = request_id
+        self.fields: Headers | None = None
+        """Fields that the answer has besides, whatever it is."""
+        self.grant: Grant | None = None
+        """What the request's key permits, where keys are required."""
         self._response: Response | None = None
         self.error: InletError | None = None
         self.receipt = False
+        self.row: Rejected | None = None
+        """The single record, if it was refused."""
         self.ticket: Ticket | None = None
         self.wait: Callable[[Any], None] | None = None
         self.slices: Generator[None, None, None] | None = None
@@ -206,7 +322,7 @@ class Answer:
                     return next(self)
                 response = found
             except Exception as caught:
-                self.error = known(caught, stored=True)
+                self.error = known(caught, stored=True, request_id=self.request_id)
         return self._finish(endpoint, response)
 
     def _finish(self, endpoint: Endpoint, response: Response | None) -> bytes:
@@ -217,12 +333,23 @@ class Answer:
             parsed = self.parsed
             if parsed.unknown or parsed.rejections:
                 _count_records(parsed)
+                endpoint.keep_rejected(self)
         if response is None or self.error is not None:
-            assert self.error is not None
-            response = endpoint.refused(self.error, receipt=self.receipt)
-        status, headers, body = response
+            status, headers, body = self.refusal(endpoint)
+        else:
+            status, headers, body = response
+            if self.fields:
+                headers += self.fields
+            headers.append((FIELD, self.request_id))
         self.start_response(status, headers)
         return body
+
+    def refusal(self, endpoint: Endpoint) -> Response:
+        """Return the answer to a request that was refused."""
+        assert self.error is not None
+        endpoint.keep_rejected(self)
+        status, headers, body = endpoint.refused(self.error, receipt=self.receipt, request_id=self.request_id)
+        return status, [*headers, *(self.fields or ()), (FIELD, self.request_id)], body
 
     def work(self) -> bool:
         """Do a slice of the work; return whether there is more. All of it on a server that lets nobody else run."""
@@ -233,7 +360,7 @@ class Answer:
                 if self.wait is not None:
                     return True
         except Exception as error:
-            self.error = known(error, stored=self.ticket is not None)
+            self.error = known(error, stored=self.ticket is not None, request_id=self.request_id)
         self.slices = None
         return False
 
@@ -243,63 +370,6 @@ class Answer:
     def close(self) -> None:
         """End the request (PEP 3333). One that ends before it was iterated is never answered."""
         self._endpoint = None
-
-
-def nothing() -> None:
-    """Start nothing: for an application beside whose requests nothing runs."""
-
-
-class Application:
-    """The WSGI application: receivers' own paths straight to their endpoints, all others to ``routes``.
-
-    ``routes`` answers every path; what it leaves in the environ under ANSWER is answered in place of its own. PERF:
-    routing by Falcon costs a fifth of a request (bench/micro.py: app, app through Falcon), so a POST to an exact path
-    of ``endpoints`` goes without.
-    """
-
-    ANSWER = "inlet.answer"
-    """Environ key: the Answer that a route left."""
-
-    def __init__(
-        self, routes: WSGIApplication, endpoints: Mapping[str, Endpoint], start: Callable[[], object] = nothing
-    ) -> None:
-        self.start = start
-        """Starts what runs beside the requests. Call it once in each worker process, after the fork."""
-        self._routes = routes
-        self._direct = {path: endpoint.receive for path, endpoint in endpoints.items()}
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        receive = self._direct.get(environ["PATH_INFO"])
-        if receive is None or environ["REQUEST_METHOD"] != "POST":
-            return self._route(environ, start_response)
-        answer = receive(environ)
-        answer.start_response = start_response
-        return answer
-
-    def _route(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        held: list[Any] = []
-
-        def hold(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
-            held[:] = [status, headers]
-            return _no_write
-
-        body = self._routes(environ, hold)
-        answer: Answer | None = environ.pop(self.ANSWER, None)
-        if answer is None:
-            start_response(*held)
-            return body
-        answer.start_response = start_response
-        return answer
-
-
-def refuse_for_server(status: int, detail: str) -> Response:
-    """Render, and count, a refusal by the server itself: a request that no application saw.
-
-    ``status`` is a key of SERVER_REASONS, any other counts as a bug; ``detail`` is one sentence.
-    """
-    reason = SERVER_REASONS.get(status, "internal")
-    count(NO_RECEIVER, reason)
-    return problem(SinkError(reason, detail) if status == 503 else Refused(reason, detail))
 
 
 def count_rejections(rejections: Rejections) -> None:
@@ -321,7 +391,3 @@ def _level(asked: str) -> int:
     if level is None:
         raise ClientError("unknown-durability", f"Inlet-Durability must be one of {', '.join(NAMES)}")
     return level
-
-
-def _no_write(data: bytes) -> object:
-    raise NotImplementedError("PEP 3333's write() is not offered: return an iterable")

@@ -11,7 +11,7 @@ import random
 
 from inlet.stream.errors import InletError
 from wsgi import metrics
-from wsgi.problems import MEDIA_TYPE, PROBLEMS, STATUS_LINES, Headers, SinkError, document
+from wsgi.problems import MEDIA_TYPE, PROBLEMS, STATUS_LINES, Denied, Headers, SinkError, document
 from wsgi.receivers.decompress import ACCEPTED
 
 log = logging.getLogger("inlet")
@@ -27,13 +27,16 @@ NOT_STORED = "a bug in this service; the log has it. No record of this request w
 MAY_BE_STORED = "a bug in this service; the log has it. The records of this request may be stored"
 
 
-def problem(error: InletError, accept: str = "", **members: object) -> Response:
+def problem(error: InletError, accept: str = "", *, request_id: str, **members: object) -> Response:
     """Return the problem document of ``error``, with ``members``; a 415 of a media type names those of ``accept``."""
     row = PROBLEMS[error.reason]
-    body = document(error.reason, error.detail, **members)
+    body = document(error.reason, error.detail, **members, request_id=request_id)
     headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body)))]
     if isinstance(error, SinkError):
-        headers.append(("retry-after", str(error.retry_after + random.randint(0, RETRY_JITTER_SECONDS))))
+        jitter = random.randint(0, RETRY_JITTER_SECONDS)  # nosec B311  # spreads retries
+        headers.append(("retry-after", str(error.retry_after + jitter)))
+    elif isinstance(error, Denied):
+        headers += error.headers
     # RFC 9110 section 15.5.16: what would have been taken.
     elif error.reason == "unsupported-content-encoding":
         headers.append(("accept-encoding", ACCEPTED))
@@ -47,14 +50,14 @@ def count(receiver: str, reason: str) -> None:
     metrics.REQUESTS.labels(receiver, str(PROBLEMS[reason].status), reason).inc()
 
 
-def known(error: Exception, *, stored: bool) -> InletError:
+def known(error: Exception, *, stored: bool, request_id: str) -> InletError:
     """Return ``error`` itself where it is one of ours, else log the bug and return the ``internal`` that stands for it.
 
-    ``stored``: whether records may have been stored before. The error refers to no frame afterwards: kept with an
-    answer, it would be a reference cycle, and hold a whole bulk until the collector runs.
+    ``stored``: whether records may have been stored before; ``request_id``: for the log. The error refers to no frame
+    afterwards: kept with an answer, it would be a reference cycle, and hold a whole bulk until the collector runs.
     """
     if not isinstance(error, InletError) or error.reason not in PROBLEMS:
-        log.error("a bug in answering a request", exc_info=error)
+        log.error("a bug in answering a request", exc_info=error, extra={"request_id": request_id})
         error.__traceback__ = error.__context__ = error.__cause__ = None
         error = InletError(MAY_BE_STORED if stored else NOT_STORED)
     error.__traceback__ = error.__context__ = error.__cause__ = None

@@ -12,9 +12,11 @@ import falcon
 
 from inlet.stream.errors import InletError
 from wsgi.problems import Refused
-from wsgi.receivers.pipeline import Append, Application, Endpoint, Receiver, nothing
+from wsgi.receivers.admission import Admission
+from wsgi.receivers.application import Application, nothing
+from wsgi.receivers.pipeline import Append, Endpoint, Keep, Receiver
 from wsgi.receivers.refusals import NO_RECEIVER, count, known, problem
-from wsgi.receivers.resources import Health, Metrics, Readiness, Ready, Receive, put
+from wsgi.receivers.resources import Health, Metrics, Operator, Ready, Receive, put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,23 +47,25 @@ def create_app(
     *,
     receivers: Mapping[str, Receiver],
     append: Append,
-    readiness: Readiness,
+    admission: Admission,
+    operator: Operator,
     payload_bytes_max: int,
-    start: Callable[[], object] = nothing,
-    drops_unread: bool = False,
+    keep_rejected: Keep | None = None,
+    start: Callable[[int], object] = nothing,
 ) -> Application:
-    """Return the WSGI application (PEP 3333): ``receivers`` by path, over a sink's ``append`` and ``readiness``.
+    """Return the WSGI application (PEP 3333): ``receivers`` by path, over a sink's ``append``.
 
-    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``start``: what the
-    application's ``start`` calls. ``drops_unread``: whether retention may trim unread entries, for ``/readyz`` to say.
+    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``keep_rejected``: takes
+    the records that were refused one by one. ``start``: what the application's ``start`` calls.
     """
     endpoints = {
-        path: Endpoint(receiver, append, payload_bytes_max=payload_bytes_max) for path, receiver in receivers.items()
+        path: Endpoint(receiver, append, admission, payload_bytes_max=payload_bytes_max, keep=keep_rejected)
+        for path, receiver in receivers.items()
     }
-    return Application(create_routes(endpoints, readiness, drops_unread=drops_unread), endpoints, start)
+    return Application(create_routes(endpoints, operator), endpoints, start)
 
 
-def create_routes(endpoints: Mapping[str, Endpoint], readiness: Readiness, *, drops_unread: bool = False) -> Routes:
+def create_routes(endpoints: Mapping[str, Endpoint], operator: Operator) -> Routes:
     """Return the Falcon application with every path."""
     app = falcon.App(media_type="application/json", middleware=[_Methods()])
     app.req_options.auto_parse_form_urlencoded = False
@@ -69,8 +73,8 @@ def create_routes(endpoints: Mapping[str, Endpoint], readiness: Readiness, *, dr
     for path, endpoint in endpoints.items():
         app.add_route(path, Receive(endpoint))
     app.add_route("/healthz", Health())
-    app.add_route("/readyz", Ready(readiness, drops_unread=drops_unread))
-    app.add_route("/metrics", Metrics())
+    app.add_route("/readyz", Ready(operator))
+    app.add_route("/metrics", Metrics(operator))
     details = {
         "not-found": f"the paths are {', '.join(paths[:-1])} and {paths[-1]}",
         "method-not-allowed": "the header Allow names the methods of this path",
@@ -80,7 +84,7 @@ def create_routes(endpoints: Mapping[str, Endpoint], readiness: Readiness, *, dr
         """Render Falcon's own errors: 404, 405 (with Allow), and a request that it does not understand."""
         reason = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
         detail = details.get(reason, error.description or error.title or "bad request")
-        _refuse(resp, Refused(reason, detail))
+        _refuse(req, resp, Refused(reason, detail))
 
     app.set_error_serializer(serialize)
     app.add_error_handler(Exception, _answer_error)
@@ -88,9 +92,9 @@ def create_routes(endpoints: Mapping[str, Endpoint], readiness: Readiness, *, dr
 
 
 def _answer_error(req: falcon.Request, resp: falcon.Response, error: Exception, params: object) -> None:
-    _refuse(resp, known(error, stored=False))
+    _refuse(req, resp, known(error, stored=False, request_id=req.env[Application.REQUEST_ID]))
 
 
-def _refuse(resp: falcon.Response, error: InletError) -> None:
+def _refuse(req: falcon.Request, resp: falcon.Response, error: InletError) -> None:
     count(NO_RECEIVER, error.reason)
-    put(resp, problem(error))
+    put(resp, problem(error, request_id=req.env[Application.REQUEST_ID]))

@@ -19,6 +19,7 @@ import select
 import socket
 import sys
 import time
+from functools import partial
 from typing import Any
 from wsgiref.util import FileWrapper
 
@@ -31,6 +32,7 @@ from wsgi.server.connection import Connection
 from wsgi.server.head import Site
 from wsgi.server.shared import ServerState
 from wsgi.server.states import IDLE
+from wsgi.server.tls import TlsLayer, secure
 
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 """accept() errors that leave the connection in the backlog: try again when something is freed."""
@@ -93,7 +95,7 @@ class Acceptor:
 
     def __init__(self, server: ServerState, loop: asyncio.AbstractEventLoop, cfg: Any, board: Board) -> None:
         self.server, self.loop, self.cfg = server, loop, cfg
-        self.ssl_context = gunicorn_sock.ssl_context(cfg) if cfg.is_ssl else None
+        self.ssl_context = secure(gunicorn_sock.ssl_context(cfg)) if cfg.is_ssl else None
         self.accepting = 0
         server.on_leave = self._left
         self._paused = False
@@ -234,21 +236,28 @@ class Acceptor:
         return Connection(self.server, site, "", "")
 
     async def _adopt(self, connection: Connection, sock: socket.socket) -> None:
-        """Give an accepted socket to the loop, with TLS's handshake where configured."""
-        timeout = self.server.limits.head_seconds if self.ssl_context else None
+        """Give an accepted socket to the loop. With TLS, the connection is not with it until the handshake is done."""
+        settled = partial(self._settled, connection)
+        layer: TlsLayer | None = None
+        if self.ssl_context is not None:
+            layer = TlsLayer(self.ssl_context, self.loop, connection, settled, self.server.limits.head_seconds)
         try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self.loop.connect_accepted_socket(
-                lambda: connection, sock, ssl=self.ssl_context, ssl_handshake_timeout=timeout
-            )
+            await self.loop.connect_accepted_socket(lambda: layer or connection, sock)
         except (OSError, TimeoutError, EOFError) as error:
             self.server.log.debug("a connection ended before its first request: %s", error)
             sock.close()
-        finally:
-            self.accepting -= 1
-            if connection.state == IDLE and connection.transport is None:  # It was never with the loop.
-                self._left()
+            if layer is not None:
+                layer.settle()
+        if layer is None:
+            settled()
+
+    def _settled(self, connection: Connection) -> None:
+        """Note that an accepted connection is with the loop, or will never be."""
+        self.accepting -= 1
+        if connection.state == IDLE and connection.transport is None:
+            self._left()
 
     def _left(self) -> None:
         """Note that a connection is gone, and that there is room for another."""

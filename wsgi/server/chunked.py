@@ -13,6 +13,8 @@ from io import BytesIO
 
 from wsgi.server.refusal import bad, too_large
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""Asks a client that waits for it to send its body (RFC 9110 section 10.1.1)."""
 CHUNK_LINE_BYTES_MAX = 256
 """Bytes of a chunk-size line, extensions and leading zeros included. No known client sends longer ones."""
 TRAILER_BYTES_MAX = 8_192
@@ -146,3 +148,11 @@ class ChunkedBody:
                 raise bad(f"{match[1].decode().title()} may not be a trailer (RFC 9110 section 6.5.1)")
         else:
             self._step = _DONE
+
+
+Body = SizedBody | ChunkedBody
+
+
+def body_of(length: int, bytes_max: int) -> Body:
+    """Return what decodes a body of ``length`` bytes, or of up to ``bytes_max`` where it is -1: chunked."""
+    return ChunkedBody(bytes_max) if length < 0 else SizedBody(length)

@@ -16,7 +16,7 @@ from io import BytesIO
 from typing import Any
 
 from wsgi.server import states
-from wsgi.server.chunked import ChunkedBody, SizedBody
+from wsgi.server.chunked import CONTINUE, Body, body_of
 from wsgi.server.exchange import AGAIN, FAILED, MORE, PAUSED, Exchange
 from wsgi.server.head import CLOSE, KEEP_ALIVE, Head, NoHead, Site
 from wsgi.server.inbox import Inbox
@@ -24,8 +24,6 @@ from wsgi.server.refusal import HttpError, bad, too_large
 from wsgi.server.shared import ServerState
 from wsgi.server.slow import CALL, FEED, NONE, RESUME
 from wsgi.server.states import ANSWERED, ARRIVED, BODY, BUSY, CLOSING, HEAD, IDLE, LEFT, STREAM
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
@@ -47,7 +45,7 @@ class Connection(asyncio.Protocol):
         self.exchange, self.inbox = Exchange(server), Inbox()
         self.transport: Any = None
         self.state, self.next_step = IDLE, NONE
-        self.body: SizedBody | ChunkedBody | None = None
+        self.body: Body | None = None
         self.environ: dict[str, Any] | None = None
         self.received = self.held = self.answered = self.pending = 0
         self.next_mode: int | None = None
@@ -76,8 +74,7 @@ class Connection(asyncio.Protocol):
         self.eof = True
         if (self.state == BODY and self.next_step == NONE) or (self.state == HEAD and self.inbox.partial):
             self.fail(bad("the request was cut short"))
-        # TLS cannot be half-closed: uvloop ends such a transport whatever is returned here, and warns of True.
-        return self.state in (BODY, BUSY, STREAM) and self.transport.can_write_eof() is True
+        return self.state in (BODY, BUSY, STREAM)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop everything but a request that waits for its turn: that one is called, with nobody to answer."""
@@ -159,29 +156,31 @@ class Connection(asyncio.Protocol):
         self.inbox.begin_head()
         self.resume_reading()
         self._seek_head(0)
-        if self.eof and self.state == HEAD:
-            if self.inbox.partial:
-                self.fail(bad("the request was cut short"))
-            else:
-                self.transport.close()
+        if self.eof and self.state == HEAD and not self.eof_received():
+            self.transport.close()
 
     def _begin_body(self, head: Head, at: int) -> dict[str, Any] | None:
         """Return the environ if the body is at ``at`` and small; else wait for it. Raises HttpError."""
         limits, inbox = self.server.limits, self.inbox
-        if head.length > limits.payload_bytes_max:
-            raise too_large(limits.payload_bytes_max)
-        if 0 <= head.length <= min(len(inbox.data) - at, limits.big_bytes):
+        if 0 <= head.length <= min(len(inbox.data) - at, limits.big_bytes, limits.payload_bytes_max):
             inbox.at = at + head.length
-            return self._fill(head, BytesIO(inbox.data[at : inbox.at]))
-        data, unread = inbox.data, inbox.unread
+            return self._fill(head.take(), BytesIO(inbox.data[at : inbox.at]))
+        data, unread, bytes_max = inbox.data, inbox.unread, limits.payload_bytes_max
         inbox.clear()
         if self.transport is None:
             self.state = states.DROPPED[self.state]
             return None
+        if self.server.early is not None and not 0 <= head.length <= min(len(data) - at + len(unread), bytes_max):
+            answer = self.server.early.answer(self._fill(head.copy(), BytesIO()), sends_body=head.sends_body)
+            if answer is not None:
+                self._refuse(answer)
+                return None
+        if head.length > bytes_max:
+            raise too_large(bytes_max)
         self.state = states.BODY_BEGUN[self.state]
         self.since = self.started = self.server.clock
         self.received = 0
-        self.body = ChunkedBody(limits.payload_bytes_max) if head.length < 0 else SizedBody(head.length)
+        self.body = body_of(head.length, bytes_max)
         if head.expects and at == len(data) and not unread:
             self.transport.write(CONTINUE)
         for piece, start in ((data, at), (unread, 0)):
@@ -215,16 +214,15 @@ class Connection(asyncio.Protocol):
             return
         self.inbox.data, self.inbox.at = body.left
         self.body = None
-        self.environ = self._fill(self.exchange.head, body.stream)
+        self.environ = self._fill(self.exchange.head.take(), body.stream)
         self.state = states.BODY_ENDED[self.state]
         if body.size > self.server.limits.big_bytes:
             self._slow_down(CALL)
         else:
             self.server.arrive(self)
 
-    def _fill(self, head: Head, body: BytesIO) -> dict[str, Any]:
-        """Return the environ (PEP 3333) of one request."""
-        environ = head.take()
+    def _fill(self, environ: dict[str, Any], body: BytesIO) -> dict[str, Any]:
+        """Complete the environ (PEP 3333) of one request."""
         environ["REMOTE_ADDR"] = self.remote_addr
         environ["REMOTE_PORT"] = self.remote_port
         environ["wsgi.input"] = body
@@ -339,7 +337,7 @@ class Connection(asyncio.Protocol):
         left = self.inbox.go_on()
         if mode == CLOSE or (self.eof and not left):
             self.state = states.ANSWERED_LAST[self.state]
-            self._linger(refused=False)
+            self._linger()
         elif left:
             self.state = states.ANSWERED_NEXT[self.state]
             if self.inbox.size() <= self.server.limits.unread_bytes_max:
@@ -366,7 +364,10 @@ class Connection(asyncio.Protocol):
         """Answer without the application, and close. An answer to HEAD has no body, though its head is not parsed."""
         head = self.exchange.head
         sends_body = head.sends_body and not (head is NoHead and self.inbox.starts_with(b"HEAD "))
-        answer = self.server.refusal(error, sends_body=sends_body)
+        self._refuse(self.server.refusal(error, sends_body=sends_body))
+
+    def _refuse(self, answer: bytes) -> None:
+        """Send ``answer`` instead of the application's, and close."""
         self.server.held.free(self, self.server.clock)
         self.body = None
         if self.transport is None:
@@ -374,18 +375,17 @@ class Connection(asyncio.Protocol):
             return
         self.transport.write(answer)
         self.state = states.REFUSED[self.state]
-        self._linger(refused=True)
+        self._linger()
 
-    def _linger(self, *, refused: bool) -> None:
+    def _linger(self) -> None:
         """End our side; what still arrives is dropped until the client ends its own (RFC 9112 section 9.6)."""
         self.since = self.started = self.server.clock
         self.inbox.clear()
-        if not self.eof and self.transport.can_write_eof():
-            self.transport.write_eof()
-        elif self.eof or not refused:
+        if self.eof:
             self.transport.close()
-            return
-        self.resume_reading()  # TLS cannot be half-closed, but a client that was refused may still be sending.
+        else:
+            self.transport.write_eof()
+            self.resume_reading()
 
     def pause_reading(self) -> None:
         """Leave further bytes in the kernel's buffer."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from wsgi.server.head import CLOSE, NoHead
-from wsgi.server.response import Framing
+from wsgi.server.response import VARYING, Framing
 from wsgi.server.shared import ServerState
 
 MORE, AGAIN, FAILED, ABORTED, PAUSED = -1, -2, -3, -4, -5
@@ -93,8 +93,18 @@ class Exchange:
                 first = b""
             if self.status is None:
                 raise AssertionError("the application did not call start_response")
-            known = server.plain.get((mode, self.status, tuple(self.headers)))
-            if known is None or known[1] != len(first) or self.written or not self.head.sends_body:
+            headers, quick = self.headers, None
+            if headers and headers[-1][0] == VARYING:
+                value = headers[-1][1]
+                varied = server.varied.get((mode, self.status, tuple(headers[:-1])))
+                # Printable ASCII is all that is let through here: no CR, LF, NUL.
+                if varied is not None and varied[1] == len(first) and value.isascii() and value.isprintable():
+                    quick = b"".join((varied[0], value.encode(), varied[2], first))
+            else:
+                known = server.plain.get((mode, self.status, tuple(headers)))
+                if known is not None and known[1] == len(first):
+                    quick = known[0] + first
+            if quick is None or self.written or not self.head.sends_body:
                 return self._answer_in_full(first, mode)
         except Exception:
             return self.broken()
@@ -103,7 +113,7 @@ class Exchange:
         else:
             self.result = self.iterator = None
         if self.transport is not None:
-            self.transport.write(known[0] + first)
+            self.transport.write(quick)
         self.sent = len(first)
         if self.seen is not None:
             return self._complete(mode)

@@ -36,7 +36,8 @@ class Limits:
     """Seconds for which a worker leaves a new connection to a sibling that has fewer, give or take a millisecond.
     Longer: more even where all cores are busy, but a longer wait where a sibling is stuck. 0: never."""
     head_seconds: float = 10
-    """Seconds from accept to the first byte (over it: closed), and from there to the end of the head (over it: 408)."""
+    """Seconds from accept to the first byte (over it: closed), and from there to the end of the head (over it: 408).
+    With TLS the handshake may take as many before them (over it: reset)."""
     body_idle_seconds: float = 30
     """Seconds between two reads of a body. A phone's network may stall this long. Over it: 408."""
     body_grace_seconds: float = 10

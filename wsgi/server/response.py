@@ -3,7 +3,8 @@
 What lives here: what a response's head looks like, and what a WSGI application may put in it (PEP 3333). What must not:
 sockets, requests, when anything is written, what a refusal says (``wsgi.server.refusal``).
 
-``Heads`` remembers finished heads: an application answers with few distinct ones, and Date changes once a second.
+``Heads`` remembers finished heads: an application answers with few distinct ones, and Date changes once a second. Only
+a last field of one well-known name may vary: its value goes in between.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Key = tuple[int, str, tuple[tuple[str, str], ...]]
 
 HEADS_CACHED_MAX = 512
 """Distinct response heads remembered for the second that their Date is right."""
+VARYING = "x-request-id"
+"""A field whose value is another each time. Where it is the last one, spelled like this, it is not remembered."""
 
 _STATUS = re.compile(r"[2-5][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -32,9 +35,12 @@ _CONNECTION = {CLOSE: b"Connection: close\r\n", KEEP_ALIVE_10: b"Connection: kee
 
 
 class ResponseHead:
-    """A response's head. ``raw``: status line and headers up to the empty line. ``length``: Content-Length, or -1."""
+    """A response's head. ``raw``: status line and headers up to the empty line. ``length``: Content-Length, or -1.
 
-    __slots__ = ("bodiless", "length", "raw")
+    ``end``: what the server adds behind the application's headers.
+    """
+
+    __slots__ = ("bodiless", "end", "length", "raw")
 
     def __init__(self, key: Key, fixed: bytes) -> None:
         """Raises TypeError or ValueError where PEP 3333 or RFC 9110 forbids what the application gave."""
@@ -56,7 +62,8 @@ class ResponseHead:
                 continue
             if not (lower in ("date", "server") or (lower == "content-length" and status.startswith("204"))):
                 lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-        lines.append(_CONNECTION.get(mode, b""))
+        self.end = _CONNECTION.get(mode, b"")
+        lines.append(self.end)
         self.raw = b"".join(lines)
 
 
@@ -66,6 +73,8 @@ class Heads:
     def __init__(self) -> None:
         self.plain: dict[Key, tuple[bytes, int]] = {}
         """Heads with Content-Length and a body, the empty line included; and the length."""
+        self.varied: dict[Key, tuple[bytes, int, bytes]] = {}
+        """The same with VARYING as the last header, which the key leaves out: what is before its value, and after."""
         self._fixed = b""
         self.tick(0.0)
 
@@ -73,15 +82,23 @@ class Heads:
         """Start a new second: ``now`` (seconds since the epoch) goes into Date (RFC 9110 section 6.6.1)."""
         self._fixed = b"Server: %s\r\nDate: %s\r\n" % (SERVER.encode(), formatdate(now, usegmt=True).encode())
         self.plain.clear()
+        self.varied.clear()
 
     def make(self, mode: int, status: str, headers: list[tuple[str, str]]) -> ResponseHead:
-        """Make the head for what the application gave; remember it in ``plain`` if it has a body of known length."""
+        """Make the head for what the application gave; remember it if it has a body of known length."""
         key = (mode, status, tuple((name, value) for name, value in headers))
         head = ResponseHead(key, self._fixed)
         if head.length >= 0 and not head.bodiless:
-            if len(self.plain) >= HEADS_CACHED_MAX:
+            if len(self.plain) + len(self.varied) >= HEADS_CACHED_MAX:
                 self.plain.clear()
-            self.plain[key] = (head.raw + b"\r\n", head.length)
+                self.varied.clear()
+            name, value = key[2][-1]
+            if name == VARYING:
+                after = b"\r\n" + head.end
+                before = head.raw[: len(head.raw) - len(after) - len(value)]
+                self.varied[mode, status, key[2][:-1]] = (before, head.length, after + b"\r\n")
+            else:
+                self.plain[key] = (head.raw + b"\r\n", head.length)
         return head
 
     def refusal(self, status: str, headers: list[tuple[str, str]], body: bytes, *, sends_body: bool) -> bytes:

@@ -42,9 +42,9 @@ class ServerState:
     """
 
     __slots__ = (
-        "arrived", "awaited", "call_one", "call_soon", "clock", "closes", "connections", "environ", "heads", "held",
-        "keepalive_seconds", "limits", "log", "noted", "observer", "on_leave", "plain", "refuse", "resumed", "run_turn",
-        "scheduled", "slow", "wait_for",
+        "arrived", "awaited", "call_one", "call_soon", "clock", "closes", "connections", "early", "environ", "heads",
+        "held", "keepalive_seconds", "limits", "log", "noted", "observer", "on_leave", "plain", "refuse", "resumed",
+        "run_turn", "scheduled", "slow", "varied", "wait_for",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +62,7 @@ class ServerState:
         self.closes = keepalive_seconds <= 0
         self.clock = time.monotonic()
         self.heads = Heads()
-        self.plain = self.heads.plain
+        self.plain, self.varied = self.heads.plain, self.heads.varied
         self.held = HeldBytes(limits.held_bytes_max)
         self.connections: set[Any] = set()
         self.arrived: list[Any] = []
@@ -70,6 +70,8 @@ class ServerState:
         self.resumed: list[Any] = []
         self.slow = SlowWork()
         self.awaited: Any = None
+        self.early: Any = None
+        """``Early`` of ``wsgi.server.early``, if the application has a ``before_body``."""
         self.environ: dict[str, Any] = {}
         """What every environ has beside PEP 3333's keys."""
         self.wait_for: Callable[[Any, list[Any]], None] = _no_wait

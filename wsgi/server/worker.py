@@ -25,6 +25,7 @@ from gunicorn.workers.base import Worker
 from wsgi.server.acceptor import Acceptor
 from wsgi.server.balance import board_of
 from wsgi.server.deadlines import sweep
+from wsgi.server.early import early_of
 from wsgi.server.limits import Limits
 from wsgi.server.observing import Observer
 from wsgi.server.refusal import Refuse, refuse_as_text
@@ -108,6 +109,7 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
             keepalive_seconds=self.cfg.keepalive,
         )
         server.heads.tick(time.time())
+        server.early = early_of(server, self.wsgi)
         Waiting(server, self.loop)
         self.turn = Turn(server, self.wsgi, notify=self.notify, count=self._count)
         self.draining = False

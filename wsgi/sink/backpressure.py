@@ -1,13 +1,14 @@
-"""Backpressure: whether a sample of the store calls for a refusal, and for how long. No Redis, no clock, no thread.
+"""Backpressure: whether a sample of the store, or of one stream, calls for a refusal, and for how long.
 
 What lives here: the bounds, and Retry-After, estimated from how fast the excess is draining. What must not: taking
-samples (``probe``), how a refusal is answered.
+samples (``probe``), how a refusal is answered, clocks, threads.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from typing import Protocol
 
 from inlet.stream.retention import Hold
@@ -21,8 +22,8 @@ SAMPLES_MAX = 10
 """Samples, one a second, from which the rate is taken: consumers ack in steps, and ten seconds even them out."""
 
 
-class Sampled(Protocol):
-    """The members of a sample that are judged."""
+class Memory(Protocol):
+    """The members of a sample of the store that are judged."""
 
     @property
     def used_bytes(self) -> int | None:
@@ -31,6 +32,10 @@ class Sampled(Protocol):
     @property
     def max_bytes(self) -> int | None:
         """Its bound; 0 for none."""
+
+
+class Unread(Protocol):
+    """The members of a sample of one stream that are judged."""
 
     @property
     def full(self) -> Hold | None:
@@ -47,27 +52,39 @@ class Backpressure:
     def __init__(self, *, backlog_max: int, memory_percent_max: int) -> None:
         self._backlog_max = backlog_max
         self._memory_percent_max = memory_percent_max
-        self._backlog: deque[tuple[float, int]] = deque(maxlen=SAMPLES_MAX)
+        self._backlog: dict[bytes, deque[tuple[float, int]]] = {}  # by stream
         self._used: deque[tuple[float, int]] = deque(maxlen=SAMPLES_MAX)
 
-    def judge(self, now: float, sample: Sampled) -> SinkError | None:
-        """Return the refusal that holds until the next sample, or None. ``now``: seconds of any steady clock."""
+    def judge(self, now: float, sample: Memory) -> SinkError | None:
+        """Return the refusal of everything until the next sample, or None. ``now``: seconds of any steady clock."""
         if sample.used_bytes is not None and sample.max_bytes:
             self._used.append((now, sample.used_bytes))
             bound = sample.max_bytes * self._memory_percent_max // 100
             if sample.used_bytes > bound:
                 used = f"the store uses {sample.used_bytes} of {sample.max_bytes} bytes; no more above {bound}"
                 return SinkError("store-full", used, retry_after(self._used, bound))
+        return None
+
+    def judge_stream(self, now: float, key: bytes, sample: Unread) -> SinkError | None:
+        """Return the refusal of what goes to the stream at ``key`` until its next sample, or None."""
         if sample.full is not None:
             why = sample.full.words()
             detail = f"entries that some consumer group has not acked fill the bounds of INLET_RETENTION; {why}"
             return SinkError("backlog-full", detail, FULL_RETRY_AFTER_SECONDS)
         if sample.backlog_entries is not None and self._backlog_max:
-            self._backlog.append((now, sample.backlog_entries))
+            samples = self._backlog.get(key)
+            if samples is None:
+                samples = self._backlog[key] = deque(maxlen=SAMPLES_MAX)
+            samples.append((now, sample.backlog_entries))
             if sample.backlog_entries > self._backlog_max:
                 waiting = f"{sample.backlog_entries} entries wait for consumers; no more above {self._backlog_max}"
-                return SinkError("backlog-full", waiting, retry_after(self._backlog, self._backlog_max))
+                return SinkError("backlog-full", waiting, retry_after(samples, self._backlog_max))
         return None
+
+    def forget_others(self, keys: Collection[bytes]) -> None:
+        """Forget the samples of streams that are not in ``keys``."""
+        for key in self._backlog.keys() - set(keys):
+            del self._backlog[key]
 
 
 def retry_after(samples: deque[tuple[float, int]], bound: int) -> int:

@@ -6,10 +6,23 @@ What lives here: lines, their bounds, outcomes, callbacks. What must not: locks,
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from wsgi.problems import SinkError
+
+_address = tuple.__new__  # PERF: a NamedTuple's own constructor takes three times as long
+
+
+class RecordAddress(NamedTuple):
+    """Where a record is stored."""
+
+    entry_id: str
+    """Empty at the level ``received``."""
+    line: int
+    duplicate: bool = False
+    """It was stored before, and so not again."""
 
 
 class Outcome(NamedTuple):
@@ -19,6 +32,23 @@ class Outcome(NamedTuple):
     stop: int
     entry_id: str | None
     error: SinkError | None
+    duplicates: Mapping[int, RecordAddress] = MappingProxyType({})
+    """By line of the part: the lines that are not in the entry since they are stored elsewhere. If all are, its ID is
+    empty."""
+
+    def addresses(self, start: int, stop: int) -> list[RecordAddress]:
+        """Return the address of each of the lines ``start:stop`` of the part, as far as they are of this outcome."""
+        entry_id, duplicates, own = self.entry_id or "", self.duplicates, self.start
+        lines = range(max(start, own), min(stop, self.stop))
+        if not duplicates:
+            return [_address(RecordAddress, (entry_id, line - own, False)) for line in lines]
+        before = sum(line < start for line in duplicates)
+        found = []
+        for line in lines:
+            known = duplicates.get(line)
+            before += known is not None
+            found.append(known or RecordAddress(entry_id, line - own - before))
+        return found
 
 
 class Part:

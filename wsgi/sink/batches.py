@@ -14,14 +14,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from itertools import chain
 
 from wsgi.problems import SinkError
-from wsgi.sink.batch import Batch, Part
+from wsgi.sink.batch import Batch, Part, RecordAddress
 from wsgi.sink.circuit import Circuit, fresh
 from wsgi.sink.connecting import Connecting
 from wsgi.sink.durability import RECEIVED
 from wsgi.sink.lane import Lane
 from wsgi.sink.link import Link, Watching
+from wsgi.sink.probe import Streams
+from wsgi.sink.tally import Tally
 from wsgi.sink.watcher import Watcher
 
 LARGE_BYTES = 524_288
@@ -87,18 +90,16 @@ class Ticket:
         if error is None:
             error = self._batch.level_error
             return None if error is None else fresh(error)
-        stored = sum(min(each.stop, stop) - max(each.start, start) for each in own if each.entry_id)
+        stored = sum(min(each.stop, stop) - max(each.start, start) for each in own if each.error is None)
         if not stored:
             return fresh(error)
         return SinkError(error.reason, f"{stored} of {stop - start} records were stored before: {error.detail}")
 
-    def addresses(self) -> list[tuple[str, int]]:
-        """Return (entry ID, line) of each record, in order, after ``commit``; no ID at the level ``received``."""
-        return [
-            (outcome.entry_id or "", line - outcome.start)
-            for outcome in self._part.outcomes
-            for line in range(max(outcome.start, self._start), min(outcome.stop, self._stop))
-        ]
+    def addresses(self) -> list[RecordAddress]:
+        """Return the address of each record, in order, after ``commit``; no entry ID at the level ``received``."""
+        start, stop = self._start, self._stop
+        own = (each.addresses(start, stop) for each in self._part.outcomes if each.start < stop and each.stop > start)
+        return list(chain.from_iterable(own))
 
 
 class Batches:
@@ -106,7 +107,8 @@ class Batches:
 
     ``link``: makes the link of a level. ``stream``: the destination unless ``append`` names another. ``level``: the
     default (``wsgi.sink.durability``). ``inflight_bytes_max`` and ``inflight_requests_max`` bound what is pending at
-    one level: the open batch, and those in flight.
+    one level: the open batch, and those in flight. ``streams``: every stream that records may go to, the default one
+    first; None where there are no others.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Batches:
         entry_bytes_max: int,
         inflight_bytes_max: int,
         inflight_requests_max: int,
+        streams: Streams | None = None,
     ) -> None:
         self._link, self._circuit = link, circuit
         self._watch = watcher.start
@@ -129,6 +132,7 @@ class Batches:
         self._entry_bytes_max = entry_bytes_max
         self._bytes_max, self._requests_max = inflight_bytes_max, inflight_requests_max
         self._lock = threading.Lock()  # guards the making of lanes
+        self._tally = Tally(streams or (lambda: (stream,)))
         self._lane = self._make(level)
         self._lanes = {(level, False): self._lane}  # by level, from the default on, and whether for large requests
         os.register_at_fork(after_in_child=self._forget)
@@ -144,7 +148,7 @@ class Batches:
 
     def _make(self, level: int) -> Lane:
         return Lane(
-            self._link(level), self._circuit, self._stream,
+            self._link(level), self._circuit, self._stream, self._tally,
             default=level == self._level, entry_bytes_max=self._entry_bytes_max,
         )  # fmt: skip
 
@@ -172,10 +176,13 @@ class Batches:
     def append(self, lines: list[bytes], level: int = RECEIVED, destination: bytes | None = None) -> Ticket:
         """Add one request's lines (at least one) to the open batch of its level. Never waits for the store.
 
-        Raises SinkError, with nothing kept, while the circuit or backpressure refuses, over the bounds of what may be
-        pending, and for a level that cannot be reached.
+        Raises SinkError, with nothing kept, while the circuit or backpressure refuses, for a destination that is
+        barred, over the bounds of what may be pending, and for a level that cannot be reached.
         """
-        refusal = self._circuit.state.refusal
+        state = self._circuit.state
+        refusal = state.refusal
+        if refusal is None and state.barred:
+            refusal = state.barred.get(destination or self._stream)
         if refusal is not None:
             raise fresh(refusal)
         size = len(lines[0]) if len(lines) == 1 else sum(map(len, lines))

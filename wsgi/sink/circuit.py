@@ -1,12 +1,15 @@
 """The circuit: whether records may be taken now, and if not, why.
 
 What lives here: one immutable value that says so, its changes, and one log line for each change. What must not: Redis,
-threads, when to look at the store (``watcher``), what a batch is.
+threads, when to look at the store (``watcher``), what a batch is, what is logged of one destination (``barred``).
 
     closed --a commit fails--> open --the watcher's check succeeds--> closed
 
 While it is open, records are refused at once: waiting for a store that just failed helps nobody. What a look finds
 (backpressure, a default level that cannot be reached) refuses through the same value while the circuit is closed.
+
+A destination that fails for a reason of its own (a wrong type, no permission, a backlog) is *barred*: refused alone,
+until a look finds it well. A failure of the whole store opens the circuit for all destinations.
 """
 
 from __future__ import annotations
@@ -14,20 +17,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from wsgi import metrics
 from wsgi.problems import SinkError
+from wsgi.sink.barred import MISCONFIGURED, PRESSURE, BarredLog
 from wsgi.sink.durability import NAMES
 
 log = logging.getLogger("inlet")
-
-MISCONFIGURED: Final = frozenset({"sink-misconfigured"})
-"""Reasons that only the operator can fix: logged as critical, and given to producers as they are."""
-PRESSURE: Final = frozenset({"backlog-full", "store-full"})
-"""Reasons of backpressure: logged as warnings."""
 
 
 class CircuitState(NamedTuple):
@@ -43,6 +42,8 @@ class CircuitState(NamedTuple):
     """Reason of the last look's refusal; None once there is none."""
     unreachable: Mapping[int, SinkError] = MappingProxyType({})
     """Levels above the default that are refused now, and why. A level that is not here may be tried."""
+    barred: Mapping[bytes, SinkError] = MappingProxyType({})
+    """Destinations, by store key, that are refused alone, and why. Shared, as ``refusal`` is."""
 
 
 class Circuit:
@@ -57,6 +58,9 @@ class Circuit:
         self._lock = threading.Lock()
         self.state = CircuitState()
         self._failing_at: dict[int, str] = {}  # by level above the default: the reason that was logged
+        self._log = BarredLog()
+        self.failing_for = self._log.failing
+        """Destinations whose last commit failed for reasons of their own, and the reason; empty if there is none."""
         self.opened = threading.Event()
         """Set while the circuit is open; the watcher waits for it."""
 
@@ -104,19 +108,38 @@ class Circuit:
             log.info("sink: commits at %s succeed again", NAMES[level])
             self._failing_at.pop(level, None)
 
+    def bar(self, faults: Iterable[tuple[bytes, SinkError]]) -> None:
+        """Refuse these destinations until the next look: a commit has failed for each, for a reason of its own."""
+        faults = list(faults)
+        with self._lock:
+            self._log.failed(faults)
+            self.state = self.state._replace(barred={**self.state.barred, **dict(faults)})
+
+    def succeed_for(self, keys: Iterable[bytes]) -> None:
+        """Note that commits to these destinations succeeded."""
+        with self._lock:
+            self._log.succeeded(keys)
+
     def look(
         self,
         seen: CircuitState,
         refusal: SinkError | None,
         unreachable: Mapping[int, SinkError] = MappingProxyType({}),
+        streams: Mapping[bytes, SinkError | None] = MappingProxyType({}),
     ) -> None:
         """Take the verdict of a look at the store that succeeded: close, and refuse only for ``refusal``.
 
         ``seen``: the state when the look began. A failure since then stands. ``refusal``: backpressure, or the default
-        level is out of reach; ``unreachable``: which levels above it are.
+        level is out of reach; ``unreachable``: which levels above it are. ``streams``: the destinations that may be
+        refused alone, and why each is, or None; nothing is remembered of others.
         """
+        barred = {key: error for key, error in streams.items() if error is not None}
         with self._lock:
             state = self.state
+            if state.barred is not seen.barred:
+                was = seen.barred
+                barred |= {key: error for key, error in state.barred.items() if was.get(key) is not error}
+            self._log.looked(streams)
             pressing = refusal.reason if refusal is not None else None
             if refusal is not None and pressing != state.pressing:
                 level = logging.WARNING if pressing in PRESSURE else logging.ERROR
@@ -124,9 +147,9 @@ class Circuit:
             elif pressing != state.pressing:
                 log.info("sink: accepting again")
             if state.open and not seen.open:
-                self.state = state._replace(pressing=pressing, unreachable=unreachable)
+                self.state = state._replace(pressing=pressing, unreachable=unreachable, barred=barred)
                 return
-            self.state = CircuitState(refusal, False, state.failing, pressing, unreachable)
+            self.state = CircuitState(refusal, False, state.failing, pressing, unreachable, barred)
             self.opened.clear()
             metrics.CIRCUIT_OPEN.set(0)
 

@@ -1,7 +1,7 @@
 """A flight: one batch on its way to the store, as Redis commands and their replies. No I/O.
 
 What lives here: XADD, which commands a batch becomes, and its outcome from their replies. What must not: sockets, when
-anything is sent (``link``), the circuit (``lane``).
+anything is sent (``link``), the circuit (``lane``), how a record is stored once (``dedup``).
 
 One entry, as redis-cli shows it (docs/protocol.md; the names are in ``inlet.stream.entry``)::
 
@@ -14,13 +14,17 @@ from typing import Any
 
 from inlet.stream.entry import FIELD_COUNT, FIELD_RECORDS
 from wsgi.problems import SinkError
-from wsgi.sink.batch import Batch, Outcome, Part
+from wsgi.sink.batch import Batch, Outcome, Part, RecordAddress
+from wsgi.sink.dedup import Dedup, duplicates
 from wsgi.sink.driver import refusal
 from wsgi.sink.spans import spans
 from wsgi.sink.waits import Waits
 
 GATHER_BYTES = 65_536
 """Commands are sent together up to this size; a longer one goes alone, and is packed when the last one is written."""
+
+OWN_FAULTS = ("WRONGTYPE", "ERR The stream has exhausted", "ERR The ID specified in XADD")
+"""How error replies begin that are about one store key, and say nothing of the others. NOPERM is either: ``is_own``."""
 
 _RECORDS_WORD = b"$%d\r\n%b\r\n" % (len(FIELD_RECORDS), FIELD_RECORDS)
 _COUNT_WORD = b"$%d\r\n%b\r\n" % (len(FIELD_COUNT), FIELD_COUNT)
@@ -34,15 +38,19 @@ class Flight:
     """Commands of ``batch``, sent once and in order, and what came back.
 
     ``waits``: what is sent after them for a ``level`` above ``stored``. At ``received``, nobody waits for the replies.
+    ``dedup``: what keeps a record from being stored twice; None for nothing.
     """
 
-    __slots__ = ("_level", "_tail", "_waits", "batch", "began", "dropped", "error", "expected", "pieces", "replies",
-                 "settled", "stored", "taken")  # fmt: skip
+    __slots__ = ("_level", "_pack", "_tail", "_waits", "batch", "began", "dropped", "duplicate", "error", "expected",
+                 "faults", "pieces", "replies", "settled", "stored", "taken", "unloaded")  # fmt: skip
 
-    def __init__(self, batch: Batch, level: int, waits: Waits, entry_bytes_max: int) -> None:
+    def __init__(
+        self, batch: Batch, level: int, waits: Waits, entry_bytes_max: int, dedup: Dedup | None = None
+    ) -> None:
         self.batch: Batch | None = batch
         """None once it has been answered though replies are outstanding (level ``received``)."""
         self._level, self._waits = level, waits
+        self._pack = xadd if dedup is None else dedup.command
         self._tail = waits.command(level)
         self.pieces = cut(batch, entry_bytes_max)
         self.expected = len(self.pieces) + bool(self._tail)  # replies
@@ -50,9 +58,13 @@ class Flight:
         self.replies: list[Any] = []
         self.began = 0.0  # when the first byte was sent, by time.monotonic
         self.settled = False
-        self.stored = self.dropped = 0  # records, once settled
+        self.stored = self.duplicate = self.dropped = 0  # records, once settled
+        self.unloaded = False
+        """The store does not have the script: the connection must be made anew."""
         self.error: SinkError | None = None
-        """The first error of its XADDs, once settled."""
+        """The first error of its XADDs that concerns the whole store, once settled."""
+        self.faults: list[tuple[bytes, SinkError]] = []
+        """(store key, first error) of each destination that failed for a reason of its own, once settled."""
 
     def take(self) -> bytes:
         """Return the commands to send next; empty if that was all."""
@@ -62,7 +74,7 @@ class Flight:
         if expected == 1 and not self._tail and self.batch is not None:  # PERF: the usual commit
             self.taken = 1
             key, part, _, _ = self.pieces[0]
-            command = xadd(key, part.lines)
+            command = self._pack(key, part.lines)
             part.lines = []
             return command
         self.taken = taken + 1
@@ -84,7 +96,7 @@ class Flight:
             return self._tail
         key, part, start, stop = self.pieces[index]
         lines = part.lines
-        return xadd(key, lines if stop - start == len(lines) else lines[start:stop])
+        return self._pack(key, lines if stop - start == len(lines) else lines[start:stop])
 
     def answer(self, batch: Batch) -> None:
         """Set the outcomes of ``batch``, which is this one's, all sent at the level ``received``, before any reply."""
@@ -97,15 +109,24 @@ class Flight:
         """Set the outcomes from the replies. ``missing``: why some have not come, where that is so."""
         replies, batch = self.replies, self.batch
         self.settled = True
-        for index, (_, part, start, stop) in enumerate(self.pieces):
+        for index, (key, part, start, stop) in enumerate(self.pieces):
             reply = replies[index] if index < len(replies) else None
             if type(reply) is bytes:
                 self.stored += stop - start
                 outcome = Outcome(start, stop, reply.decode(), None)
+            elif type(reply) is list:
+                known = {start + each.at: RecordAddress(each.entry_id, each.line, True) for each in duplicates(reply)}
+                self.stored += stop - start - len(known)
+                self.duplicate += len(known)
+                outcome = Outcome(start, stop, reply[0].decode() if reply[0] else "", None, known)
             else:
                 error = self._fault(index, missing)
                 self.dropped += stop - start
-                self.error = self.error or error
+                if reply is not None and is_own(str(reply)):
+                    if not self.faults or self.faults[-1][0] != key:
+                        self.faults.append((key, error))  # the pieces of a destination are next to each other
+                else:
+                    self.error = self.error or error
                 outcome = Outcome(start, stop, None, error)
             if batch is not None:
                 part.outcomes.append(outcome)
@@ -115,17 +136,28 @@ class Flight:
             batch.level_error = self._waits.outcome(self._level, replies[-1])
         elif self._tail and missing is not None and len(replies) == len(self.pieces):
             batch.level_error = SinkError("durability-timeout", missing.detail)
-        batch.failed = self.error is not None or batch.level_error is not None
+        batch.failed = self.error is not None or bool(self.faults) or batch.level_error is not None
         batch.done = True
 
     def _fault(self, index: int, missing: SinkError | None) -> SinkError:
         """Return why a piece has no entry ID: its error reply, or that there is none."""
         if index < len(self.replies):
-            return refusal(" ".join(str(self.replies[index]).split()))
+            text = " ".join(str(self.replies[index]).split())
+            if text.startswith("NOSCRIPT"):
+                self.unloaded = True
+                return SinkError("sink-unavailable", "the store has lost the script of INLET_DEDUP_SECONDS")
+            return refusal(text)
         assert missing is not None
         if index < self.taken:
             return missing
         return SinkError("sink-unavailable", f"not sent, because of an entry before it: {missing.detail}")
+
+
+def is_own(reply: str) -> bool:
+    """Return whether an error reply is about one store key only, so that other destinations may still be written."""
+    if reply.startswith("NOPERM"):  # Redis 7.0: "one of the keys"; Valkey and later ones: "a key"
+        return "permissions to access" in reply and " key" in reply
+    return reply.startswith(OWN_FAULTS)
 
 
 def cut(batch: Batch, entry_bytes_max: int) -> list[Piece]:

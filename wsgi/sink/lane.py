@@ -24,18 +24,22 @@ from wsgi.sink.circuit import Circuit
 from wsgi.sink.connecting import Connecting
 from wsgi.sink.flight import Flight
 from wsgi.sink.link import Link, Watching
+from wsgi.sink.tally import Tally
 from wsgi.sink.waits import at_default
 
 
 class Lane:
     """``stream``: the default destination. ``default``: whether its level is what every request asks for at least.
+    ``tally``: counts what was stored by stream, and knows the streams.
 
     ``open`` and what is in it are guarded by ``lock``. All else is written by the one thread of an event loop, or under
     the lock of ``commit``.
     """
 
-    def __init__(self, link: Link, circuit: Circuit, stream: bytes, *, default: bool, entry_bytes_max: int) -> None:
-        self._link, self._circuit, self._stream = link, circuit, stream
+    def __init__(
+        self, link: Link, circuit: Circuit, stream: bytes, tally: Tally, *, default: bool, entry_bytes_max: int
+    ) -> None:
+        self._link, self._circuit, self._stream, self._tally = link, circuit, stream, tally
         self.level = link.level
         self._default = default
         self._entry_bytes_max = entry_bytes_max
@@ -151,7 +155,7 @@ class Lane:
 
     def _send(self) -> None:
         batch, link = self._close(), self._link
-        if ended := link.send(Flight(batch, self.level, link.waits, self._entry_bytes_max)):
+        if ended := link.send(Flight(batch, self.level, link.waits, self._entry_bytes_max, link.dedup)):
             self._ended(ended)
 
     def _connect(self, batch: Batch) -> Connecting | None:
@@ -199,20 +203,45 @@ class Lane:
                 flight.answer(batch)
                 self._leave(batch)
                 continue
+            error = flight.error
+            if flight.faults or self._circuit.failing_for:
+                own = self._destinations(flight)
+                error = error or own
+            if flight.stored:
+                self._tally.count(flight)
+            if flight.duplicate:
+                metrics.RECORDS_DUPLICATE.inc(flight.duplicate)
             if batch is None:
                 if flight.stored:
                     metrics.LATE.stored(flight.stored)
                 if flight.dropped:
                     metrics.RECORDS_DROPPED.inc(flight.dropped)
-                self._note(flight.error)
+                self._note(error)
                 continue
             now = time.monotonic()
             metrics.LATE.commit(flight.stored, now - flight.began, now)
             # A level that only some requests ask for is not the store's failure.
-            error = flight.error or (batch.level_error if self._default else None)
+            error = error or (batch.level_error if self._default else None)
             if error is not None or self._circuit.state.failing is not None or not self._default:
                 self._note(error)
             self._leave(batch)
+
+    def _destinations(self, flight: Flight) -> SinkError | None:
+        """Bar the destinations that failed for reasons of their own, and note those that work again.
+
+        Return the error of the default stream instead where there is no other: it is the whole store's then.
+        """
+        circuit, barred = self._circuit, dict(flight.faults)
+        alone = barred.pop(self._stream, None) if len(self._tally.streams()) == 1 else None
+        if barred:
+            for reason in {error.reason for error in barred.values()}:
+                metrics.COMMITS_FAILED.labels(reason).inc()
+            circuit.bar(barred.items())
+        replies = zip(flight.pieces, flight.replies, strict=False)
+        stored = {piece[0] for piece, reply in replies if type(reply) in (bytes, list)}
+        if again := (stored - barred.keys()) & circuit.failing_for.keys():
+            circuit.succeed_for(again)
+        return alone
 
     def _note(self, error: SinkError | None) -> None:
         """Count a commit's failure, and report its outcome to the circuit."""

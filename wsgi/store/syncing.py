@@ -53,7 +53,7 @@ class Syncer:
         self._forget()
         program = [sys.executable, "-I", "-S", str(sync_loop.__file__)]
         try:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # nosec B603  # this interpreter on a file of this project
                 [*program, str(self._data_dir), str(self._data_dir / SOCKET_NAME)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,0 +1,276 @@
+"""The steps before a body is read: origin, key, quotas; and what a key leaves for later: stream, services, records.
+
+What lives here: the pipeline over keys and quotas that the test makes up. What must not: keys, quotas and origins
+themselves (tests/access), real servers (tests/service).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.receivers.support import (
+    LINE,
+    NDJSON,
+    ONE,
+    MemorySink,
+    application,
+    ask,
+    body_of,
+    counted,
+    encode,
+    environ,
+    moved,
+    record,
+    refused,
+)  # fmt: skip
+from wsgi.problems import Denied
+from wsgi.receivers.admission import Admission
+
+
+@dataclass
+class Meter:
+    """Notes every charge; raises for the kinds in ``over``."""
+
+    over: set[str] = field(default_factory=set)
+    charged: list[tuple[str, int]] = field(default_factory=list)
+
+    def _charge(self, kind: str, amount: int) -> None:
+        if kind in self.over:
+            raise Denied("quota-exceeded", f"over the quota of {kind}", [("retry-after", "7")])
+        self.charged.append((kind, amount))
+
+    def peek(self, size: int) -> None:
+        """Refuse what admit would."""
+        if "admit" in self.over:
+            self._charge("admit", size)
+
+    def admit(self, size: int) -> None:
+        """Charge a request."""
+        self._charge("admit", size)
+
+    def body(self, size: int) -> None:
+        """Charge bytes."""
+        self._charge("body", size)
+
+    def records(self, count: int) -> None:
+        """Charge records."""
+        self._charge("records", count)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a key permits."""
+
+    services: frozenset[bytes] | None = None
+    stream: bytes | None = None
+    meter: Meter | None = None
+
+
+@dataclass
+class Sink(MemorySink):
+    """Notes destinations."""
+
+    destinations: list[bytes | None] = field(default_factory=list)
+
+    def append(self, lines: list[bytes], level: int, destination: bytes | None = None) -> Any:
+        """Keep the destination too."""
+        self.destinations.append(destination)
+        return super().append(lines, level)
+
+
+def no_key(env: Any, receiver: str) -> Grant:
+    raise Denied("unauthorized", "no key", [("www-authenticate", "Bearer")])
+
+
+def admission(grant: Grant | Callable[..., Grant], origin: Any = lambda env: [("vary", "Origin")]) -> Admission:
+    return Admission(origin, lambda env: None, grant if callable(grant) else lambda env, receiver: grant)
+
+
+def unread(**more: Any) -> dict[str, Any]:
+    """A request whose body must not be read."""
+
+    class Unreadable:
+        def read(self, size: int = -1) -> bytes:
+            raise AssertionError("the body was read")
+
+    return {**environ(ONE, **more), "wsgi.input": Unreadable()}
+
+
+CHUNKED: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_without_a_key_a_request_is_refused_before_its_body_is_read_and_counted(direct: bool) -> None:
+    sink, before = MemorySink(), counted()
+    answer = ask(application(sink, direct=direct, admission=admission(no_key)), unread())
+    assert refused(answer, "unauthorized")["detail"] == "no key"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert sink.order == []
+    assert moved(before) == {'inlet_requests_total{reason="unauthorized",receiver="native",status="401"}': 1}
+
+
+def test_a_request_over_its_quota_is_refused_before_its_body_is_read() -> None:
+    meter = Meter(over={"admit"})
+    answer = ask(application(MemorySink(), admission=admission(Grant(meter=meter))), unread())
+    refused(answer, "quota-exceeded")
+    assert answer.headers["retry-after"] == "7"
+    assert meter.charged == []
+
+
+@pytest.mark.parametrize(
+    ("make", "charges"),
+    [
+        (lambda: environ(ONE), [("admit", len(ONE)), ("records", 1)]),
+        (lambda: environ(ONE + b"\n" + ONE, CONTENT_TYPE=NDJSON), [("admit", 2 * len(ONE) + 1), ("records", 2)]),
+        (lambda: environ(ONE + b"\n{}", CONTENT_TYPE=NDJSON), [("admit", len(ONE) + 3), ("records", 1)]),
+        (lambda: environ(ONE, CONTENT_LENGTH=None, **CHUNKED),
+         [("admit", 0), ("body", len(ONE)), ("records", 1)]),
+        (lambda: environ(ONE, CONTENT_LENGTH=str(10**17)), [("admit", 0)]),
+        (lambda: environ(b"{}"), [("admit", 2)]),
+    ],
+    ids=["one", "bulk", "half", "chunked", "too large", "invalid"],
+)  # fmt: skip
+def test_quotas_are_charged_with_what_a_request_holds(make: Any, charges: list[tuple[str, int]]) -> None:
+    meter = Meter()
+    ask(application(MemorySink(), admission=admission(Grant(meter=meter))), make())
+    assert meter.charged == charges
+
+
+@pytest.mark.parametrize("kind", ["body", "records"])
+def test_what_is_over_a_quota_after_the_body_is_not_appended(kind: str) -> None:
+    sink, meter = MemorySink(), Meter(over={kind})
+    chunked = environ(ONE, CONTENT_LENGTH=None, **CHUNKED)
+    refused(ask(application(sink, admission=admission(Grant(meter=meter))), chunked), "quota-exceeded")
+    assert sink.order == []
+
+
+def test_records_go_to_the_stream_of_the_key() -> None:
+    for stream in (b"tenant-a", None):
+        sink = Sink()
+        assert ask(application(sink, admission=admission(Grant(stream=stream))), environ(ONE)).status == 202
+        assert sink.destinations == [stream]
+
+
+# ---- services
+
+
+ODD = 'a","b\\'
+
+
+@pytest.mark.parametrize("service", ["api", ODD, "é", "\x01"])
+def test_a_key_may_send_records_of_its_services(service: str) -> None:
+    encoded = encode(record("x", service=service)).split(b'","', 2)[2].removesuffix(b'","m",{}]')
+    sink = MemorySink()
+    app = application(sink, admission=admission(Grant(services=frozenset((encoded,)))))
+    assert ask(app, environ(body_of(record(ODD, service=service)))).status == 202
+    assert sink.stored == [encode(record(ODD, service=service))]
+    answer = ask(app, environ(body_of(record(service=service + "x"))))
+    problem = refused(answer, "forbidden")
+    assert "right: services" in problem["detail"]
+    assert len(sink.stored) == 1
+
+
+def test_records_of_other_services_are_refused_one_by_one_in_their_place() -> None:
+    own, other = record("own"), record("other", service="web")
+    body = b"\n".join((b"{}", *map(body_of, (own, other)), b"{", *map(body_of, (other, own)), b"[]"))
+    sink, before = MemorySink(), counted()
+    app = application(sink, admission=admission(Grant(services=frozenset((b"api",)))))
+    answer = ask(app, environ(body, CONTENT_TYPE=NDJSON, QUERY_STRING="receipt=1"))
+    assert (answer.status, answer.json["accepted"], answer.json["rejected"]) == (202, 2, 5)
+    reasons = ["invalid-record", "forbidden", "malformed-record", "forbidden", "invalid-record"]
+    errors = answer.json["errors"]
+    assert [(e["index"], e["reason"]) for e in errors] == list(zip([0, 2, 3, 4, 6], reasons, strict=True))
+    assert [e["event_id"] for e in errors] == [None, "other", None, "other", None]
+    assert [each["index"] for each in answer.json["records"]] == [1, 5]
+    assert sink.stored == [encode(own)] * 2
+    rejected = {key: value for key, value in moved(before).items() if "rejected" in key}
+    assert rejected == {
+        'inlet_records_rejected_total{reason="invalid-record"}': 2,
+        'inlet_records_rejected_total{reason="malformed-record"}': 1,
+        'inlet_records_rejected_total{reason="forbidden"}': 2,
+    }
+
+
+def test_over_a_thousand_rejections_the_words_are_dropped_and_all_are_counted() -> None:
+    lines = b"\n".join([b"{}\n" + body_of(record("w", service="web"))] * 700 + [ONE])
+    app = application(MemorySink(), admission=admission(Grant(services=frozenset((b"api",)))))
+    answer = ask(app, environ(lines, CONTENT_TYPE=NDJSON)).json
+    assert (answer["accepted"], answer["rejected"], len(answer["errors"])) == (1, 1_400, 1_000)
+    assert [e["index"] for e in answer["errors"]] == list(range(1_000))
+
+
+def test_a_bulk_without_a_record_of_its_services_is_forbidden_whole() -> None:
+    app = application(MemorySink(), admission=admission(Grant(services=frozenset((b"web",)))))
+    refused(ask(app, environ(ONE + b"\n{}", CONTENT_TYPE=NDJSON)), "forbidden")
+
+
+# ---- browsers
+
+
+@pytest.mark.parametrize(
+    ("make", "status"),
+    [(lambda: environ(ONE), 202), (lambda: environ(b"{"), 400), (lambda: environ(b"x", CONTENT_TYPE="image/png"), 415)],
+)
+def test_every_answer_to_a_page_carries_the_fields_of_its_origin(make: Any, status: int) -> None:
+    app = application(MemorySink(), admission=admission(Grant()))
+    page, other = ask(app, {**make(), "HTTP_ORIGIN": "https://a.test"}), ask(app, make())
+    assert (page.status, page.headers["vary"]) == (status, "Origin")
+    assert "vary" not in other.headers
+
+
+def test_without_a_key_too_and_an_origin_that_is_not_allowed_comes_first() -> None:
+    page = ask(application(MemorySink(), admission=admission(no_key)), unread(HTTP_ORIGIN="https://a.test"))
+    assert (page.status, page.headers["vary"]) == (401, "Origin")
+
+    def not_allowed(env: Any) -> Any:
+        raise Denied("origin-not-allowed", "no page of this origin may send")
+
+    answer = ask(application(MemorySink(), admission=admission(no_key, not_allowed)), unread(HTTP_ORIGIN="https://a"))
+    refused(answer, "origin-not-allowed")
+
+
+# ---- before the body
+
+
+def test_before_a_body_a_request_is_refused_as_it_would_be_with_it() -> None:
+    app = application(MemorySink(), admission=admission(no_key))
+    early = app.before_body(unread(HTTP_X_REQUEST_ID="q-1"))
+    late = ask(app, unread(HTTP_X_REQUEST_ID="q-1"))
+    assert early is not None
+    assert (early[0].split()[0], dict(early[1]), early[2]) == (str(late.status), late.headers, late.body)
+
+
+def test_before_a_body_nothing_is_charged_and_what_may_go_on_gets_no_answer() -> None:
+    meter = Meter()
+    app = application(MemorySink(), admission=admission(Grant(meter=meter)))
+    assert app.before_body(unread()) is None
+    assert meter.charged == []
+    meter.over = {"admit"}
+    early = app.before_body(unread())
+    assert early is not None
+    assert early[0].startswith("429 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [("/nothing", "POST", "404"), ("/ingest", "PUT", "405"), ("/healthz", "GET", "200"), ("/readyz", "POST", "405")],
+)
+def test_before_a_body_that_nobody_needs_the_answer_is_given(path: str, method: str, status: str) -> None:
+    early = application(MemorySink()).before_body(unread(path=path, method=method))
+    assert early is not None
+    assert early[0].startswith(status)
+
+
+def test_a_bug_before_the_body_is_an_internal_error(caplog: pytest.LogCaptureFixture) -> None:
+    def bug(env: Any, receiver: str) -> Grant:
+        raise RuntimeError("a bug of the test")
+
+    early = application(MemorySink(), admission=admission(bug)).before_body(unread(HTTP_X_REQUEST_ID="q-7"))
+    assert early is not None
+    assert early[0].startswith("500 ")
+    assert [getattr(row, "request_id", None) for row in caplog.records] == ["q-7"]
+    assert encode(record()) == LINE

@@ -1,0 +1,63 @@
+"""The right to services: records of services that a key does not name are refused one by one.
+
+What lives here: finding them among the lines of a request, and their rejections. What must not: keys.
+"""
+
+from __future__ import annotations
+
+from inlet.stream.record import decode, encoded_service
+from inlet.stream.rejected import rejected
+from wsgi.problems import Denied
+from wsgi.receivers.bulk import EVENT_ID_ECHO_CHARS_MAX
+from wsgi.receivers.parsed import Parsed, Rejections
+
+REASON = "forbidden"
+
+
+def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> Parsed:
+    """Return ``parsed`` without the records of other services, each of which becomes a rejection.
+
+    ``services``: as they are encoded in a line. ``keep``: keep the lines of rejected records. Raises Denied
+    (``forbidden``) where no record is left.
+    """
+    found = [encoded_service(line) for line in parsed.lines]
+    if services.issuperset(found):
+        return parsed
+    allowed = [service in services for service in found]
+    if not any(allowed):
+        raise Denied(REASON, "this key has no right to the service of these records (right: services)")
+    old = parsed.rejections or Rejections()
+    rejections, lines = Rejections(), []
+    for row in old.rows:
+        rejections.keep(row)
+    before, kept = iter(old.indexes), iter(old.kept)
+    skipped, index = next(before, -1), 0
+
+    def keep_old() -> None:
+        words = next(kept, None)
+        if words is not None and not rejections.full:
+            rejections.add(*words)
+        else:
+            rejections.count(skipped, "")
+
+    for line, permitted in zip(parsed.lines, allowed, strict=True):
+        while index == skipped:
+            keep_old()
+            index, skipped = index + 1, next(before, -1)
+        if permitted:
+            lines.append(line)
+        elif rejections.full:
+            rejections.count(index, REASON)
+        else:
+            record = decode(line)
+            detail = "this key has no right to the record's service (right: services)"
+            event_id = record.event_id[:EVENT_ID_ECHO_CHARS_MAX]
+            rejections.add(index, event_id, REASON, detail)
+            if keep and rejections.wants_rows:
+                rejections.keep(rejected(REASON, detail, event_id, line))
+        index += 1
+    while skipped >= 0:
+        keep_old()
+        skipped = next(before, -1)
+    rejections.counts = {**old.counts, REASON: len(allowed) - len(lines)}
+    return parsed._replace(lines=lines, rejections=rejections)
