@@ -4,8 +4,10 @@
 # make lint    lint (ruff), types (mypy), security (bandit, pip-audit)
 # make bench   build the benchmark's peers and run every comparison (40 minutes; needs Go, Rust and wrk)
 # make bench-quick   the loads and peers that show whether something became slower (5 minutes)
+# make bench-options   what keys, quotas and dedup cost, in pairs (5 minutes)
 # make faults  run the fault suite and print its table
-# make soak    ten minutes of load, random faults and killed consumers; SOAK_ARGS='--minutes 60 --seed 1' for others
+# make soak    a million events exactly once over kill -9 (3 minutes); then ten minutes of load, random faults and killed
+#              consumers; SOAK_ARGS='--minutes 60 --seed 1' for others
 # make clean   remove the virtual environment and all caches
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ SOAK_ARGS ?=
 TEST_PROCESSES ?= 4
 PYTEST_ARGS ?=
 
-.PHONY: run test check programs lint peers bench bench-quick faults soak clean
+.PHONY: run test check programs lint peers bench bench-quick bench-options faults soak clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python -m wsgi.settings
@@ -49,10 +51,14 @@ bench: peers
 bench-quick: peers
 	$(BIN)/python -m bench compare --quick
 
+bench-options: $(VENV)/test.stamp
+	$(BIN)/python -m bench.options
+
 faults: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults
 
 soak: $(VENV)/test.stamp
+	$(BIN)/python examples/exactly_once.py --events 1000000 --pause 3 --seconds-max 1800
 	$(BIN)/python -m tests.faults.soak $(SOAK_ARGS)
 
 clean:

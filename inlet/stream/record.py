@@ -166,13 +166,19 @@ def bulk_encoder(limits: RecordLimits) -> Callable[[list[Any]], tuple[list[bytes
     return encode_bulk
 
 
-def encoded_service(line: bytes) -> bytes:
-    """Return the service of a line that ``encode`` wrote, as it stands there, without its quotes.
+def service_token(line: bytes) -> bytes:
+    """Return what stands for the service of a line that ``encode`` wrote: equal where the services are, and only there.
 
-    The first three elements hold no ``","``: within a string, a quote is escaped, so a comma behind one is followed by
-    a quote only where the element ends.
+    That is the text of the element, cut off at the first ``","``. A quote within an element is escaped, so these three
+    bytes stand between two elements, or where an element ends with ``",``. Then what is cut off ends with an odd number
+    of backslashes, as no whole element does, and the next element still begins where the next part does.
     """
     return line.split(b'","', 3)[2]
+
+
+def token_of_service(service: str) -> bytes:
+    """Return what ``service_token`` returns for the lines of this service."""
+    return service_token(_dumps(("-", "-", service, "-", {}), False, False, False).encode())
 
 
 def unknown_members(value: dict[str, object]) -> int:

@@ -23,10 +23,9 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Final
 
-import ujson
-
 from inlet import keyfile
 from inlet.keyfile import Key, KeyFileError
+from inlet.stream.record import token_of_service
 from wsgi import metrics
 from wsgi.access.credentials import PLACES_MAX, Found, found_in, parse
 from wsgi.access.lastgood import LastGood
@@ -62,7 +61,7 @@ class Grant:
     """The key's id, for logs."""
     receivers: frozenset[str] | None
     services: frozenset[bytes] | None
-    """Each as it stands in a line, without its quotes."""
+    """Each as ``inlet.stream.record.service_token`` gives it."""
     stream: bytes | None
     """Store key of the stream to append to; None for ``INLET_STREAM``."""
     metrics: bool
@@ -200,16 +199,11 @@ def _grant(key: Key, meter: Meter | None) -> Grant:
     return Grant(
         key=key.id,
         receivers=None if key.receivers is None else frozenset(key.receivers),
-        services=None if key.services is None else frozenset(map(_encoded, key.services)),
+        services=None if key.services is None else frozenset(map(token_of_service, key.services)),
         stream=None if key.stream is None else key.stream.encode(),
         metrics=key.metrics,
         meter=meter,
     )
-
-
-def _encoded(service: str) -> bytes:
-    """Return a service as a line has it (``inlet.stream.record``), without its quotes."""
-    return ujson.dumps(service, False, False, False).encode()[1:-1]
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:

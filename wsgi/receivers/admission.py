@@ -36,7 +36,7 @@ class Grant(Protocol):
 
     @property
     def services(self) -> frozenset[bytes] | None:
-        """Services whose records it may send, each as it is encoded in a line; None for all."""
+        """Services whose records it may send, as ``inlet.stream.record.service_token`` gives them; None for all."""
 
     @property
     def stream(self) -> bytes | None:

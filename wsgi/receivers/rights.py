@@ -5,7 +5,7 @@ What lives here: finding them among the lines of a request, and their rejections
 
 from __future__ import annotations
 
-from inlet.stream.record import decode, encoded_service
+from inlet.stream.record import decode, service_token
 from inlet.stream.rejected import rejected
 from wsgi.problems import Denied
 from wsgi.receivers.bulk import EVENT_ID_ECHO_CHARS_MAX
@@ -17,10 +17,10 @@ REASON = "forbidden"
 def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> Parsed:
     """Return ``parsed`` without the records of other services, each of which becomes a rejection.
 
-    ``services``: as they are encoded in a line. ``keep``: keep the lines of rejected records. Raises Denied
+    ``services``: as ``service_token`` gives them. ``keep``: keep the lines of rejected records. Raises Denied
     (``forbidden``) where no record is left.
     """
-    found = [encoded_service(line) for line in parsed.lines]
+    found = [service_token(line) for line in parsed.lines]
     if services.issuperset(found):
         return parsed
     allowed = [service in services for service in found]
