@@ -75,7 +75,7 @@ dedup = Dedup(settings.dedup_seconds) if settings.dedup_seconds else None
 circuit = Circuit()
 watcher = Watcher(
     Probe(
-        driver(), waits, settings.stream, streams=streams,
+        driver(), waits, settings.stream, streams=streams, dedup=dedup,
         backlog=settings.backlog_max > 0, retention=settings.retention is not None,
     ),
     circuit,

@@ -263,6 +263,12 @@ def test_the_environment_can_be_checked_without_starting_anything(value: str, st
     assert len((done.stdout + done.stderr).strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["logs:dead", "logs:rejected", "a:full", "logs:seen:g:x"])
+def test_a_stream_is_not_named_like_one_of_our_own_keys(name: str) -> None:
+    # Found from outside: its records would stand among dead letters.
+    assert "is named like a store key of Inlet's own" in fault({"INLET_STREAM": name})
+
+
 # ---- who may send
 
 

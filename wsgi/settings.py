@@ -21,7 +21,10 @@ from typing import Annotated, Literal, get_args
 from pydantic import AliasGenerator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from inlet import keyfile
 from inlet.stream import place
+from inlet.stream.errors import InletError
+from inlet.stream.keys import is_reserved
 from inlet.stream.limits import RecordLimits
 from inlet.stream.retention import Retention, retention
 from wsgi.access.cors import parse_origins
@@ -238,6 +241,8 @@ class Settings(BaseSettings):
         fault = None
         if value is not None:
             fault = place.url_fault(value) if info.field_name == "redis_url" else place.stream_fault(value)
+            if info.field_name == "stream" and is_reserved(value):
+                fault = fault or "is named like a store key of Inlet's own; name another stream"
         if fault is not None:
             raise invalid(str(info.field_name), str(value), fault)
         return value
@@ -344,10 +349,15 @@ def _expected(field: str) -> str:
 
 
 def main() -> None:
-    """Check the environment and print where records would go; exit 1 on a fault (``python -m wsgi.settings``)."""
+    """Check the environment, the keys file included, and print where records would go; exit 1 on a fault.
+
+    That is ``python -m wsgi.settings``.
+    """
     try:
         settings = load(os.environ)
-    except SettingsError as error:
+        if settings.keys_file is not None:
+            keyfile.load(settings.keys_file)
+    except InletError as error:
         sys.exit(f"inlet: {error.detail}")
     where = place.redacted(settings.store_url)
     print(f"inlet: the settings are valid: records go to stream {settings.stream!r} of {where}")

@@ -30,12 +30,13 @@ def members(record: Record) -> dict[str, Any]:
 
 
 def line(value: dict[str, Any]) -> bytes:
-    """Return one line of NDJSON."""
-    try:
-        return ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        # A lone surrogate, which only another writer can have put there.
-        return ujson.dumps(value, ensure_ascii=True, escape_forward_slashes=False).encode() + b"\n"
+    """Return one line of NDJSON, which a terminal can show: what is not printable is escaped."""
+    text = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False)
+    if not text.isprintable():
+        # C1 controls and marks that change the direction of text; a lone surrogate, which only another writer can have
+        # put there.
+        text = ujson.dumps(value, ensure_ascii=True, escape_forward_slashes=False)
+    return text.encode() + b"\n"
 
 
 def write(data: bytes) -> None:

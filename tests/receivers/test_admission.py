@@ -221,7 +221,14 @@ def test_over_a_thousand_rejections_the_words_are_dropped_and_all_are_counted() 
 
 def test_a_bulk_without_a_record_of_its_services_is_forbidden_whole() -> None:
     app = application(MemorySink(), admission=admission(Grant(services=frozenset((b"web",)))))
-    refused(ask(app, environ(ONE + b"\n{}", CONTENT_TYPE=NDJSON)), "forbidden")
+    refused(ask(app, environ(ONE + b"\n" + ONE, CONTENT_TYPE=NDJSON)), "forbidden")
+
+
+def test_where_other_records_are_invalid_each_is_told_why() -> None:
+    # Found from outside: such a bulk was a 403 that hid what was wrong with the others.
+    app = application(MemorySink(), admission=admission(Grant(services=frozenset((b"web",)))))
+    problem = refused(ask(app, environ(ONE + b"\n{}", CONTENT_TYPE=NDJSON)), "nothing-accepted")
+    assert [(e["index"], e["reason"]) for e in problem["errors"]] == [(0, "forbidden"), (1, "invalid-record")]
 
 
 # ---- browsers

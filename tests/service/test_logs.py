@@ -147,6 +147,8 @@ def test_every_line_of_a_whole_life_is_json(serve: Serve, kind: str) -> None:
     options = [] if kind == "phased" else ["--worker-class", kind, "--threads", "4" if kind == "gthread" else "1"]
     server = serve_json(serve, "--workers", "2", "--access-logfile", "-", "--log-level", "debug", *options)
     assert post(server, **{"X-Request-Id": "mine-1"}).status_code == 202
+    # A worker logs an answer after the client has it, and the one that did is killed below.
+    wait_until(lambda: any(line["logger"] == "gunicorn.access" for line in lines(server)), "the line of the access log")
     for garbage in (b"\x00\x01\x02\r\n\r\n", b"GET /\x1b[31m HTTP/1.1\r\n\r\n", b"POST /ingest HTTP/1.1\r\nHos"):
         with server.connect() as connection:
             connection.sendall(garbage)

@@ -171,8 +171,9 @@ def test_a_tenants_rejected_records_stand_beside_its_own_stream(
 ) -> None:
     tenant, right = new_key("tenant", stream=f"{stream}-t", services=("checkout",))
     plain, other = new_key("plain")
+    # One worker: two write in no particular order.
     server = serve(
-        REDIS_URL=valkey, INLET_STREAM=stream, INLET_KEEP_REJECTED="1",
+        "--workers", "1", REDIS_URL=valkey, INLET_STREAM=stream, INLET_KEEP_REJECTED="1",
         INLET_KEYS_FILE=str(keys_file(tmp_path / "keys.toml", tenant, plain)),
     )  # fmt: skip
 

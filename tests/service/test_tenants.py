@@ -109,12 +109,12 @@ def test_a_stream_of_the_wrong_type_is_refused_alone_and_shown_in_readyz(start: 
 
     def shown() -> bool:
         ready = tenants.ready()
-        return bool(ready["http"] == 200 and ready.get("streams") == {tenants.name("ill"): "sink-misconfigured"})
+        return bool(ready["http"] == 200 and ready.get("streams_refused") == {tenants.name("ill"): "sink-misconfigured"})
 
     wait_until(shown, "readyz names the stream")
     client.delete(tenants.name("ill"))
     wait_until(lambda: tenants.status("ill") == 202, "it is accepted again")
-    wait_until(lambda: "streams" not in tenants.ready(), "readyz names no stream")
+    wait_until(lambda: "streams_refused" not in tenants.ready(), "readyz names no stream")
     log = tenants.server.log()
     assert f"sink: stream '{tenants.name('ill')}': " in log
     assert "sink: commits fail" not in log
@@ -181,11 +181,11 @@ def test_a_tenant_added_by_a_reload_is_stored_watched_and_trimmed(start: Start, 
     wait_until(lambda: all(tenants.status("ill") == 401 for _ in range(20)), "the removed key is refused")
     client.delete(tenants.name("new"))
     client.set(tenants.name("new"), "a string")
-    wait_until(lambda: tenants.ready().get("streams", {}) == {tenants.name("new"): "sink-misconfigured"}, "watched")
+    wait_until(lambda: tenants.ready().get("streams_refused", {}) == {tenants.name("new"): "sink-misconfigured"}, "watched")
     client.set(tenants.name("ill"), "a string")
     client.delete(tenants.name("new"))
     wait_until(lambda: tenants.status("new") == 202, "it is accepted again")
-    wait_until(lambda: "streams" not in tenants.ready(), "nothing is said of the removed one")
+    wait_until(lambda: "streams_refused" not in tenants.ready(), "nothing is said of the removed one")
     assert "keeper: a bug" not in tenants.server.log()
 
 
@@ -302,7 +302,7 @@ def test_a_thousand_tenants_are_watched_and_all_can_be_served(
     tenants = Tenants(server, stream, {f"{number}": token for number, (_, token) in enumerate(keys)}, path)
     client.set(f"{stream}:999", "a string")
     assert [tenants.reason(end) for end in ("0", "500", "999")] == ["stored", "stored", "sink-misconfigured"]
-    wait_until(lambda: tenants.ready().get("streams_refused") == 1, "readyz counts it")
+    wait_until(lambda: list(tenants.ready().get("streams_refused", ())) == [f"{stream}:999"], "readyz names it")
     client.delete(f"{stream}:999")
     wait_until(lambda: tenants.reason("999") == "stored", "it is accepted again")
     fill(client, f"{stream}:998", 500, 1)

@@ -72,6 +72,7 @@ class Sink:
                 backlog=backlog_max > 0,
                 retention=retention,
                 streams=streams,
+                dedup=dedup,
             ),
             self.circuit,
             Backpressure(backlog_max=backlog_max, memory_percent_max=95),
@@ -119,12 +120,12 @@ def refused(*reasons: str, match: str | None = None) -> Iterator[pytest.Exceptio
     assert caught.value.reason in reasons
 
 
-def once_closed(subject: Sink, line: bytes) -> Any:
+def once_closed(subject: Sink, *lines: bytes) -> Any:
     """Append as soon as the circuit is closed again; the ticket."""
 
     def append() -> Any:
         try:
-            return subject.append([line])
+            return subject.append(list(lines))
         except SinkError as error:
             if error.reason not in ("sink-unavailable", "sink-misconfigured"):
                 raise

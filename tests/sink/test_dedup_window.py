@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from inlet.stream.keys import IDS_BUCKETS, ids_keys
-from tests.sink.support import Sink, Store
+from tests.sink.support import Sink, Store, once_closed
 from tests.sink.test_dedup import commit, line, stored
 from tests.support import wait_until
+from wsgi.problems import SinkError
 from wsgi.sink.dedup import DIGEST_BYTES
 
 HOUR_SECONDS = 3_600
@@ -25,10 +26,8 @@ def own(stores: Any) -> Store:
     return store
 
 
-def pass_time(subject: Sink, client: Any, stream: str, seconds: float) -> None:
+def pass_time(client: Any, stream: str, seconds: float) -> None:
     """Make the buckets as they will be in ``seconds``; a negative number is a clock set back."""
-    assert subject.dedup is not None
-    subject.dedup.checks.clear()  # time passes for the server too
     for key in ids_keys(stream.encode()):
         if not client.exists(key):
             continue
@@ -51,9 +50,9 @@ def test_an_id_is_known_a_second_before_the_window_ends_and_is_stored_again_afte
 ) -> None:
     subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
     (first,) = commit(subject, line("a"))
-    pass_time(subject, own.client, stream, HOUR_SECONDS - 1)
+    pass_time(own.client, stream, HOUR_SECONDS - 1)
     assert commit(subject, line("a")) == [(*first[:2], True)]
-    pass_time(subject, own.client, stream, LONGEST_SECONDS - HOUR_SECONDS + 2)
+    pass_time(own.client, stream, LONGEST_SECONDS - HOUR_SECONDS + 2)
     assert commit(subject, line("a"))[0][2] is False
     assert len(stored(own.client, stream)) == 2
 
@@ -83,7 +82,7 @@ def test_whatever_comes_when_an_id_is_known_for_the_window_and_never_for_half_as
             known[event_id] = now, (entry_id, at)
         seconds = chance.choice([0, 60, 600, 1_799, 1_801]) if chance.random() < 0.4 else 0
         now += seconds
-        pass_time(subject, own.client, stream, seconds)
+        pass_time(own.client, stream, seconds)
     held = remembered(own.client, stream)
     assert held <= sum(now - when <= LONGEST_SECONDS + 30 for when, _ in known.values())
 
@@ -91,20 +90,20 @@ def test_whatever_comes_when_an_id_is_known_for_the_window_and_never_for_half_as
 def test_a_clock_that_is_set_back_forgets_nothing_early(own: Store, stream: str) -> None:
     subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
     (first,) = commit(subject, line("a"))
-    pass_time(subject, own.client, stream, -86_400)
+    pass_time(own.client, stream, -86_400)
     assert commit(subject, line("b"), line("a"))[1] == (*first[:2], True)
     for _ in range(4):
-        pass_time(subject, own.client, stream, HOUR_SECONDS / 4 - 1)
+        pass_time(own.client, stream, HOUR_SECONDS / 4 - 1)
         assert commit(subject, line("a")) == [(*first[:2], True)]
 
 
 def test_a_clock_that_was_set_back_by_a_year_does_not_keep_ids_for_a_year(own: Store, stream: str) -> None:
     subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
     commit(subject, line("a"))
-    pass_time(subject, own.client, stream, -366 * 86_400)
+    pass_time(own.client, stream, -366 * 86_400)
     commit(subject, line("b"))
     for _ in range(2 * IDS_BUCKETS):
-        pass_time(subject, own.client, stream, HOUR_SECONDS / 2 + 1)
+        pass_time(own.client, stream, HOUR_SECONDS / 2 + 1)
         commit(subject, line(str(random.random())))
     assert commit(subject, line("a"))[0][2] is False
 
@@ -137,7 +136,7 @@ def test_the_longest_window(own: Store, stream: str) -> None:
     week_seconds = 604_800
     subject = Sink(own.url, stream, dedup_seconds=week_seconds)
     (first,) = commit(subject, line("a"))
-    pass_time(subject, own.client, stream, week_seconds - 1)
+    pass_time(own.client, stream, week_seconds - 1)
     assert commit(subject, line("a")) == [(*first[:2], True)]
 
 
@@ -148,8 +147,63 @@ def test_a_bucket_that_somebody_has_damaged_refuses_or_begins_anew_and_notes_not
     subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
     commit(subject, line("a"))
     own.client.hdel(ids_keys(stream.encode())[0], lost)
-    assert subject.dedup is not None
-    subject.dedup.checks.clear()
     assert commit(subject, line("b"))[0][2] is False
     assert commit(subject, line("b"))[0][2] is True
     assert stored(own.client, stream).count(line("b")) == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, HOUR_SECONDS), (HOUR_SECONDS, 10)])
+def test_another_window_holds_from_the_first_commit_on(own: Store, stream: str, before: int, after: int) -> None:
+    """Found from outside: with a longer window, ids went on being noted in a bucket that expired by the shorter one."""
+    commit(Sink(own.url, stream, dedup_seconds=before), line("a"))
+    subject = Sink(own.url, stream, dedup_seconds=after)
+    assert commit(subject, line("a"), line("b"))[0][2] is True
+    pass_time(own.client, stream, after - 1)
+    assert [known for _, _, known in commit(subject, line("b"), line("a"))] == [True, True]
+    pass_time(own.client, stream, after * 2)
+    assert commit(subject, line("b"))[0][2] is False
+
+
+@pytest.mark.parametrize("denied", ["-unlink", "-pexpire", "-hset"])
+def test_a_turn_of_the_buckets_that_is_refused_again_and_again_forgets_nothing(
+    own: Store, stream: str, denied: str
+) -> None:
+    """Found from outside: without +unlink each refused commit went one bucket further, in the end to the newest ids."""
+    own.client.execute_command("ACL", "SETUSER", "once", "reset", "on", ">p", "+@all", "~*")
+    subject = Sink(own.url.replace("unix://", "unix://once:p@"), stream, dedup_seconds=HOUR_SECONDS)
+    commit(subject, line("a"))
+    pass_time(own.client, stream, HOUR_SECONDS / 2 + 1)
+    commit(subject, line("b"))
+    pass_time(own.client, stream, HOUR_SECONDS / 2 - 60)
+    own.client.execute_command("ACL", "SETUSER", "once", denied)
+    pass_time(own.client, stream, 61)
+    for number in range(2 * IDS_BUCKETS):
+        ticket = once_closed(subject, line(f"refused-{number}"))
+        with pytest.raises(SinkError):
+            ticket.commit()
+    own.client.execute_command("ACL", "SETUSER", "once", "+@all")
+    ticket = once_closed(subject, line("b"), line("c"))
+    ticket.commit()
+    assert [address.duplicate for address in ticket.addresses()] == [True, False]
+    assert stored(own.client, stream) == [line("a"), line("b"), line("c")]
+
+
+def test_each_call_looks_at_the_clock(own: Store, stream: str) -> None:
+    """Found from outside: a call that waited out a stall of the store was noted in a bucket whose turn was over."""
+    subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
+    commit(subject, line("a"))
+    pass_time(own.client, stream, HOUR_SECONDS / 2 + 1)
+    commit(subject, line("b"))
+    pass_time(own.client, stream, HOUR_SECONDS - 1)
+    assert commit(subject, line("b"))[0][2] is True
+
+
+def test_lines_far_down_a_long_entry_take_little_memory_too(own: Store, stream: str) -> None:
+    """Found from outside: from line 2,048 on, an address took 30 bytes."""
+    subject = Sink(own.url, stream, dedup_seconds=HOUR_SECONDS)
+    lines = [line(str(number)) for number in range(2_050)]
+    first = commit(subject, *lines)
+    (key,) = (key for key in ids_keys(stream.encode()) if own.client.exists(key))
+    sizes = {len(value) for field, value in own.client.hgetall(key).items() if len(field) == DIGEST_BYTES}
+    assert sizes == {6, 9}
+    assert commit(subject, *lines) == [(entry_id, number, True) for entry_id, number, _ in first]

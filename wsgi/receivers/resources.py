@@ -7,6 +7,7 @@ error looks (``wsgi.receivers.refusals``), talking to the store.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
@@ -24,8 +25,14 @@ if TYPE_CHECKING:
 
 Readiness = Callable[[], SinkError | None]
 """Why records cannot be stored now, or None: the watcher's last look. Never blocks, never talks to the store."""
-FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA", "HTTP_X_FORWARDED_HOST")
+FORWARDED = frozenset((
+    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO", "HTTP_X_FORWARDED_SERVER",
+    "HTTP_X_FORWARDED_PORT", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA", "HTTP_X_CLIENT_IP", "HTTP_TRUE_CLIENT_IP",
+    "HTTP_CF_CONNECTING_IP", "HTTP_FLY_CLIENT_IP", "HTTP_FASTLY_CLIENT_IP", "HTTP_X_ENVOY_EXTERNAL_ADDRESS",
+    "HTTP_X_CLUSTER_CLIENT_IP", "HTTP_X_ORIGINAL_FORWARDED_FOR",
+))  # fmt: skip
 """Fields of which a proxy sends at least one: a request that has one is not this machine's own, whoever the peer is."""
+_HOST_PORT = re.compile(r"(.*?)(?::[0-9]*)?")
 
 
 class OperatorGrant(Protocol):
@@ -63,8 +70,12 @@ class Operator(NamedTuple):
 
 
 def is_local(environ: WSGIEnvironment) -> bool:
-    """Return whether a request comes from this machine, and through no proxy; a Unix socket is this machine's."""
-    if any(name in environ for name in FORWARDED):
+    """Return whether a request comes from this machine, and through no proxy; a Unix socket is this machine's.
+
+    A name in Host other than localhost is that of a proxy, or of a page that had its own name resolve to this machine
+    (DNS rebinding).
+    """
+    if not FORWARDED.isdisjoint(environ) or not _is_plain_host(environ.get("HTTP_HOST", "")):
         return False
     peer: str = environ.get("REMOTE_ADDR", "")
     try:
@@ -73,6 +84,19 @@ def is_local(environ: WSGIEnvironment) -> bool:
         return peer == ""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
+
+
+def _is_plain_host(host: str) -> bool:
+    """Return whether a Host field (RFC 9110 section 7.2) is empty, localhost or an IP address, with or without port."""
+    match = _HOST_PORT.fullmatch(host)
+    name = match[1] if match is not None else host
+    if name.lower() in ("", "localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 class Resource:
@@ -146,12 +170,11 @@ class Ready(Resource):
         body: dict[str, object] = {"status": "ready"}
         if operator.drops_unread:
             body["unread"] = "drop"
-        if operator.keys_broken() is not None:
-            body["keys"] = "stale"
-        if refused := operator.refused():
-            body["streams_refused"] = len(refused)
-            if self._sees_all(environ):
-                body["streams"] = {stream: error.reason for stream, error in refused.items()}
+        if self._sees_all(environ):
+            if operator.keys_broken() is not None:
+                body["keys"] = "stale"
+            if refused := operator.refused():
+                body["streams_refused"] = {stream: error.reason for stream, error in refused.items()}
         return body
 
     def _sees_all(self, environ: WSGIEnvironment) -> bool:

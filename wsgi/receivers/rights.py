@@ -9,7 +9,7 @@ from inlet.stream.record import decode, service_token
 from inlet.stream.rejected import rejected
 from wsgi.problems import Denied
 from wsgi.receivers.bulk import EVENT_ID_ECHO_CHARS_MAX
-from wsgi.receivers.parsed import Parsed, Rejections
+from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 
 REASON = "forbidden"
 
@@ -18,15 +18,15 @@ def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> 
     """Return ``parsed`` without the records of other services, each of which becomes a rejection.
 
     ``services``: as ``service_token`` gives them. ``keep``: keep the lines of rejected records. Raises Denied
-    (``forbidden``) where no record is left.
+    (``forbidden``) where nothing but such records was sent, NothingAccepted where no other record is valid.
     """
     found = [service_token(line) for line in parsed.lines]
     if services.issuperset(found):
         return parsed
     allowed = [service in services for service in found]
-    if not any(allowed):
-        raise Denied(REASON, "this key has no right to the service of these records (right: services)")
     old = parsed.rejections or Rejections()
+    if not any(allowed) and not old:
+        raise Denied(REASON, "this key has no right to the service of these records (right: services)")
     rejections, lines = Rejections(), []
     for row in old.rows:
         rejections.keep(row)
@@ -60,4 +60,6 @@ def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> 
         keep_old()
         skipped = next(before, -1)
     rejections.counts = {**old.counts, REASON: len(allowed) - len(lines)}
+    if not lines:
+        raise NothingAccepted("no record of the bulk is valid", rejections)
     return parsed._replace(lines=lines, rejections=rejections)

@@ -15,8 +15,7 @@ from typing import Any
 from inlet.stream.entry import FIELD_COUNT, FIELD_RECORDS
 from wsgi.problems import SinkError
 from wsgi.sink.batch import Batch, Outcome, Part, RecordAddress
-from wsgi.sink.dedup import Dedup, duplicates
-from wsgi.sink.driver import refusal
+from wsgi.sink.dedup import Dedup, duplicates, script_refusal
 from wsgi.sink.spans import spans
 from wsgi.sink.waits import Waits
 
@@ -146,7 +145,7 @@ class Flight:
             if text.startswith("NOSCRIPT"):
                 self.unloaded = True
                 return SinkError("sink-unavailable", "the store has lost the script of INLET_DEDUP_SECONDS")
-            return refusal(text)
+            return script_refusal(text)
         assert missing is not None
         if index < self.taken:
             return missing

@@ -5,12 +5,15 @@ that backpressure judges. What must not: commits, when to ask, what follows from
 
 All that is asked of the store and of its streams, however many, goes in one round trip.
 
-Redis commands: INFO, XADD, TYPE, XINFO GROUPS, XLEN, GET; and those of ``waits``.
+With INLET_DEDUP_SECONDS, the script of a commit is called without a record, for each stream until it has worked once,
+and again after a commit has failed. That may begin an empty bucket of ids; nothing else changes anything.
+
+Redis commands: INFO, XADD, TYPE, XINFO GROUPS, XLEN, GET; those of ``dedup`` and of ``waits``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import hiredis
@@ -18,6 +21,7 @@ import hiredis
 from inlet.stream.keys import full_key
 from inlet.stream.retention import Hold, read_marker
 from wsgi.problems import SinkError
+from wsgi.sink.dedup import Dedup, script_refusal
 from wsgi.sink.driver import ERRORS, Driver, pack, refusal, translate, words
 from wsgi.sink.durability import REPLICATED, SYNCED
 from wsgi.sink.waits import Waits
@@ -63,7 +67,8 @@ class Plan(NamedTuple):
 class Probe:
     """Asks about the stream at ``key``: with ``backlog`` for its groups, with ``retention`` for the keeper's verdict.
 
-    ``streams``: all of them, that one first; None where there are no others. Not thread-safe.
+    ``streams``: all of them, that one first; None where there are no others. ``dedup``: how commits store each id once,
+    if they do. Not thread-safe.
     """
 
     def __init__(
@@ -75,8 +80,10 @@ class Probe:
         backlog: bool = False,
         retention: bool = False,
         streams: Streams | None = None,
+        dedup: Dedup | None = None,
     ) -> None:
-        self._driver, self._waits = driver, waits
+        self._driver, self._waits, self._dedup = driver, waits, dedup
+        self._tried: set[bytes] = set()  # streams for which the script of ``dedup`` was seen to work
         self._backlog_wanted, self._retention_wanted = backlog, retention
         self._streams: Streams = streams or (lambda: (key,))
         self._plan = self._planned(())
@@ -98,16 +105,41 @@ class Probe:
         plan = self._plan
         try:
             self._driver.connect()
-            replies = iter(self._driver.ask_all(plan.commands, plan.replies))
+            trials = self._trials(plan)
+            replies = self._driver.ask_all(plan.commands + b"".join(trials.values()), plan.replies + len(trials))
             levels = range(max(default, SYNCED), REPLICATED + 1)
             faults = {level: self._waits.fault(self._driver, level) for level in levels}
         except ERRORS as error:
             self._driver.close()
             return translate(error)
-        memory, persistence = next(replies), next(replies)
+        memory, persistence = replies[:2]
         if (failed := _failed(memory) or _failed(persistence)) is not None:
             return failed
-        return self._sampled(plan, _info(memory), _info(persistence), faults, replies)
+        refused = self._tried_now(trials, replies[plan.replies :])
+        return self._sampled(plan, _info(memory), _info(persistence), faults, iter(replies[2:]), refused)
+
+    def doubt(self, keys: Collection[bytes] | None = None) -> None:
+        """Try the script for these streams at the next look, None for all: a commit has failed since the last one."""
+        self._tried = set() if keys is None else self._tried.difference(keys)
+
+    def _trials(self, plan: Plan) -> dict[bytes, bytes]:
+        """Return a call of the script for each stream for which it was not seen to work. Raises one of ERRORS."""
+        if self._dedup is None:
+            return {}
+        trials = {key: self._dedup.trial(key) for key in plan.keys if key not in self._tried}
+        if trials:
+            self._dedup.load(self._driver)
+        return trials
+
+    def _tried_now(self, keys: Iterable[bytes], replies: list[Any]) -> dict[bytes, SinkError]:
+        """Note for which streams the script works; return the faults of the others."""
+        refused = {}
+        for key, reply in zip(keys, replies, strict=True):
+            if not isinstance(reply, hiredis.ReplyError):
+                self._tried.add(key)
+            elif not str(reply).startswith("NOSCRIPT"):
+                refused[key] = script_refusal(words(reply))
+        return refused
 
     def _sampled(
         self,
@@ -116,13 +148,14 @@ class Probe:
         persistence: dict[str, str],
         faults: dict[int, SinkError | None],
         replies: Iterator[Any],
+        refused: dict[bytes, SinkError],
     ) -> Sample:
         streams: dict[bytes, StreamSample] = {}
         whole = None
         for key in plan.keys:
             own = _xadd_fault(next(replies))
             kind = next(replies)
-            own = own or _failed(kind) or _wrong_type(key, kind)
+            own = own or _failed(kind) or _wrong_type(key, kind) or refused.get(key)
             entries, full = None, None
             if self._backlog_wanted:
                 entries = _backlog(next(replies), next(replies))
@@ -165,6 +198,7 @@ class Probe:
     def forget(self) -> None:
         """In a forked child: start with no connection."""
         self._driver.forget()
+        self._tried = set()
 
 
 def _failed(reply: Any) -> SinkError | None:

@@ -130,6 +130,10 @@ class Watcher:
         # First: it must not wait for a store that is slow to answer.
         no_space = self._refill and self._refill()
         full = SinkError("store-full", no_space, DISK_RETRY_AFTER_SECONDS) if no_space else None
+        if seen.failing is not None:
+            self._probe.doubt()
+        elif seen.barred:
+            self._probe.doubt(seen.barred)
         sample = self._probe.sample(self._level)
         if isinstance(sample, SinkError):
             if seen.open:
