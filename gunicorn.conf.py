@@ -209,7 +209,7 @@ def when_ready(server: Any) -> None:
     who = listening.who_may_send(listeners, keys=keys, opened=settings.open == "1", certified=certified)
     server.log.info("inlet: records go to stream %r of %s", settings.stream, redacted(settings.store_url))
     server.log.log("warning" if who.warns else "info", "inlet: %s", who.text)
-    line = listening.curl_line(listeners[0][0], keyed=keys is not None, tls=server.cfg.is_ssl)
+    line = listening.curl_line(listeners[0][0], keyed=keys is not None, tls=server.cfg.is_ssl, certified=certified)
     server.log.info("inlet: try\n\n  %s\n", line)
 
 

@@ -19,6 +19,7 @@ A key as a producer sends it is ``inlet_<id>_<secret>``. The secret is never sto
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -39,6 +40,8 @@ from inlet.stream.errors import InletError
 from inlet.stream.keys import is_reserved
 from inlet.stream.place import stream_fault
 
+RECEIVERS = ("native",)
+"""The receivers of this version. A key may name others, for a later one."""
 KEYS_MAX = 1_000
 """Keys of one file: tenants of one host, and a bound on what reading the file again costs."""
 FILE_BYTES_MAX = 1_048_576
@@ -162,7 +165,7 @@ def block(key: Key) -> str:
 
 
 def read(path: Path) -> bytes:
-    """Return the content of a keys file that only those who should can read. Raises KeyFileError."""
+    """Return the content of a keys file that only those who should can read, without a BOM. Raises KeyFileError."""
     try:
         # Not blocking: a FIFO has no writer to wait for.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -179,7 +182,7 @@ def read(path: Path) -> bytes:
         os.close(descriptor)
     if len(data) > FILE_BYTES_MAX:
         raise error(path, f"is over {FILE_BYTES_MAX} bytes; revoke keys that are not used")
-    return data
+    return data.removeprefix(codecs.BOM_UTF8)  # Editors on Windows write one; TOML has none.
 
 
 def _check_status(status: os.stat_result, path: Path) -> None:
@@ -311,6 +314,11 @@ def quota_fault(quota: Quota) -> str | None:
     return None
 
 
+def unknown_receivers(key: Key) -> list[str]:
+    """Return the receivers that a key names and this version does not have."""
+    return sorted(set(key.receivers or ()) - set(RECEIVERS))
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +333,8 @@ def locked(path: Path) -> Iterator[Path]:
     try:
         descriptor = os.open(real.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as problem:
-        raise error(path, f"cannot be written: its directory {real.parent}: {problem.strerror}") from None
+        fix = f"; create it: mkdir -p {shlex.quote(str(real.parent))}" if isinstance(problem, FileNotFoundError) else ""
+        raise error(path, f"cannot be written: its directory {real.parent}: {problem.strerror}{fix}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield real

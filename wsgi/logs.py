@@ -32,8 +32,17 @@ mask ordinary words."""
 CONTINUED = "    "
 """What a continuation of a line begins with."""
 
-_KEY = re.compile(r"([0-9a-f]{12}(?:_|%5f))[0-9a-f]{16,}", re.IGNORECASE)
+_KEY = re.compile(r"([0-9a-fA-F]{12}_)[0-9a-fA-F]{16,}")
 """A key as text, from its id on, which is public and stays; a part of the secret is masked too."""
+_SECRET = re.compile(r"[0-9a-fA-F]{64,}")
+"""The secret of a key without its id: also any other hex number of that length."""
+_ENCODED = re.compile(r"%(?:25)*(3[0-9]|[46][1-6]|5f)", re.IGNORECASE)
+"""A hex digit or "_", percent-encoded, once or several times."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/_%-]{39,}={0,2}")
+"""Possibly base64 (RFC 4648) of a user and a key: in it, a key from its id on, with 16 digits of its secret, takes 39
+characters."""
+_NO_BASE64 = re.compile(r"[^A-Za-z0-9+/]+")
+_STANDARD = str.maketrans("-_", "+/")
 _USERINFO = re.compile(r"(://)[^/\s'\"@]*@")
 _SECRET_NAME = re.compile(r"auth|key|token|secret|passw|credential|cookie|signature", re.IGNORECASE)
 """Names of header fields, of environ variables and of query parameters whose values are never logged."""
@@ -78,7 +87,7 @@ class Logger(glogging.Logger):  # type: ignore[misc]  # gunicorn has no types
             if self.as_json:
                 extra = {
                     "access": _members(atoms, request_time.total_seconds()),
-                    "request_id": atoms.value("{x-request-id}o"),
+                    "request_id": atoms.member("{x-request-id}o"),
                 }
                 self.access_log.info("%(m)s %(U)s %(s)s", atoms, extra=extra)
             else:
@@ -107,6 +116,13 @@ class Atoms(dict[str, Any]):
             text = text.replace(secret, MASK)
         return text
 
+    def member(self, name: str) -> Any:
+        """Return one for a JSON line, on one line and printable; None if there is none, or it could not be read."""
+        value = self.value(name)
+        if isinstance(value, str):
+            return None if value == "-" else _visible(value)
+        return value
+
     def __getitem__(self, name: str) -> Any:
         """Return one for a line of text."""
         value = self.value(name.lower() if name[0] == "{" else name)
@@ -117,11 +133,11 @@ class Atoms(dict[str, Any]):
 
 def _members(atoms: Atoms, seconds: float) -> dict[str, Any]:
     """Return what a JSON line says about a request. ``seconds``: how long it took."""
-    status = str(atoms.value("s"))
+    status = str(atoms.member("s"))
     return {
-        "method": atoms.value("m"), "path": atoms.value("U"), "status": int(status) if status.isdigit() else status,
-        "bytes": atoms.value("B"), "seconds": round(seconds, 6), "remote_addr": atoms.value("h"),
-        "user_agent": None if (agent := atoms.value("a")) == "-" else agent,
+        "method": atoms.member("m"), "path": atoms.member("U"), "status": int(status) if status.isdigit() else status,
+        "bytes": atoms.member("B"), "seconds": round(seconds, 6), "remote_addr": atoms.member("h"),
+        "user_agent": atoms.member("a"),
     }  # fmt: skip
 
 
@@ -166,15 +182,17 @@ class JsonLines(logging.Formatter):
             "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": masked(message),
+            "message": printable(masked(message)),
             "pid": record.process,
         }
-        if getattr(record, "request_id", None) is not None:
-            line["request_id"] = record.request_id  # type: ignore[attr-defined]  # an extra
+        request_id = getattr(record, "request_id", None)
+        if request_id is not None:
+            line["request_id"] = _visible(masked(str(request_id)))
         line.update(getattr(record, "access", {}))
         exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text
         if exception or record.stack_info:
-            line["exception"] = masked("\n".join(filter(None, (exception, record.stack_info))))
+            text = masked("\n".join(filter(None, (exception, record.stack_info))))
+            line["exception"] = "\n".join(map(_visible, text.split("\n")))
         # default=str: an extra or an argument may be anything.
         return json.dumps(line, default=str)
 
@@ -187,7 +205,29 @@ def masked(text: str, pair: re.Pattern[str] = _PAIR) -> str:
         text = pair.sub(_masked_pair, text)
     if "@" in text:
         text = _USERINFO.sub(rf"\1{MASK}@", text)
-    return _KEY.sub(rf"\1{MASK}", text)
+    if "%" in text and _holds_key(decoded := _ENCODED.sub(_decoded, text)):
+        text = decoded
+    text = _SECRET.sub(MASK, _KEY.sub(rf"\1{MASK}", text))
+    return _BASE64.sub(_masked_base64, text)
+
+
+def _holds_key(text: str) -> bool:
+    return _KEY.search(text) is not None or _SECRET.search(text) is not None
+
+
+def _decoded(mark: re.Match[str]) -> str:
+    return chr(int(mark[1], 16))
+
+
+def _masked_base64(found: re.Match[str]) -> str:
+    """Return base64 as it is, or masked if it holds a key. Each character is decoded four times."""
+    token = _NO_BASE64.sub("", unquote(unquote(found[0])).translate(_STANDARD))
+    # What is before it, a path for example, may belong to the same alphabet, so it may begin at any of four places.
+    for start in range(4):
+        part = token[start : start + (len(token) - start) // 4 * 4]
+        if _holds_key(base64.b64decode(part).decode("latin-1")):
+            return MASK
+    return found[0]
 
 
 def _masked_pair(pair: re.Match[str]) -> str:
@@ -219,10 +259,13 @@ def printable(text: str) -> str:
     """Return ``text`` with its continuation lines indented, and what is not printable as ``\\x1b`` or ``\\u2028``."""
     if text.isprintable():
         return text
-    first, *others = (
-        "".join(mark if mark.isprintable() else _escape(mark) for mark in line) for line in text.split("\n")
-    )
+    first, *others = map(_visible, text.split("\n"))
     return "\n".join([first, *(CONTINUED + other if other else "" for other in others)])
+
+
+def _visible(text: str) -> str:
+    """Return ``text`` on one line, with what is not printable escaped."""
+    return text if text.isprintable() else "".join(mark if mark.isprintable() else _escape(mark) for mark in text)
 
 
 def quotable(text: str) -> str:

@@ -29,7 +29,7 @@ from inlet.stream.limits import RecordLimits
 from inlet.stream.retention import Retention, retention
 from wsgi.access.cors import parse_origins
 from wsgi.receivers.limits import PayloadLimits
-from wsgi.variables import PREFIX, SettingsError, env_name, invalid, is_service_link, unknown
+from wsgi.variables import PREFIX, env_name, invalid, is_service_link, unknown
 
 STRING_BYTES_MAX = 536_870_912
 """Bytes: the longest value Redis takes (``proto-max-bulk-len``, 512 MB unless changed there)."""

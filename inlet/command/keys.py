@@ -40,7 +40,7 @@ one. Running servers notice a change of the file within two seconds.
 """
 
 _QUOTA = re.compile(r"(requests|records|bytes)=([^,/]+)/s(?:,burst=([^,/]+))?")
-_NUMBER = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)(kb|mb|gb)?", re.ASCII)
+_NUMBER = re.compile(r"(\d{1,400}(?:\.\d{1,400})?(?:[eE][+-]?\d{1,9})?)(kb|mb|gb)?", re.ASCII)
 _UNITS = {"": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 
 
@@ -76,13 +76,13 @@ def _new_options(action: argparse.ArgumentParser) -> None:
         ("--receiver", "a receiver it may use, such as native"),
         ("--service", "a service it may send"),
     ):
-        action.add_argument(
-            option, action="extend", nargs="+", metavar=option[2].upper(), help=f"{what}; repeatable; default: all"
-        )
+        # One value each: with more, `new --service cart shop` would take the name for a service.
+        letter = option[2].upper()
+        action.add_argument(option, action="append", metavar=letter, help=f"{what}; repeatable; default: all")
     action.add_argument("--stream", metavar="S", help="stream for its records; default: the server's INLET_STREAM")
     action.add_argument("--metrics", action="store_true", help="it may read /metrics")
     action.add_argument(
-        "--quota", action="extend", nargs="+", default=[], metavar="Q", help="such as records=1000/s,burst=5000"
+        "--quota", action="append", default=[], metavar="Q", help="such as records=1000/s,burst=5000; repeatable"
     )
 
 
@@ -143,6 +143,7 @@ def run_new(arguments: argparse.Namespace) -> int:
         keyedit.add(path, key)
     except KeyFileError as error:
         raise ConsumerError(error.detail) from None
+    _warn_of_receivers(key)
     output.warn(f"added the key {key.name!r} ({key.id}) to {output.printable(str(path))}: {words(key)}")
     output.warn("this is the only time that the key is shown:")
     try:
@@ -186,11 +187,22 @@ def run_check(arguments: argparse.Namespace) -> int:
     if not keys:
         output.warn("the file has no key, so a server refuses every request; create one with `inlet keys new NAME`")
     for key in keys:
+        _warn_of_receivers(key)
         output.say(as_json(key), f"{key.name} ({key.id}): {words(key)}", arguments)
     if not arguments.json:
         count = f"{len(keys)} key" + "s" * (len(keys) != 1)
         output.write(f"{output.printable(str(path))}: {count}, valid\n".encode(errors="replace"))
     return common.OK
+
+
+def _warn_of_receivers(key: Key) -> None:
+    """Warn of a typing error, with which a key may send nothing."""
+    if unknown := keyfile.unknown_receivers(key):
+        names = ", ".join(map(repr, unknown))
+        output.warn(
+            f"the key {key.name!r} ({key.id}) names {names}: not a receiver of this version, which has"
+            f" {', '.join(keyfile.RECEIVERS)}"
+        )
 
 
 def _load(path: Path) -> tuple[Key, ...]:

@@ -17,6 +17,7 @@ import pytest
 
 from inlet.keyfile import BURST_MAX, PER_SECOND_MAX, PER_SECOND_MIN, Key, KeyQuotas, Quota
 from tests.access.forked import SECOND, Clock, forked, wait_for
+from wsgi.access.buckets import SECONDS_MAX
 from wsgi.access.quotas import RETRY_JITTER_SECONDS, UNITS, Meter, Quotas
 from wsgi.problems import PROBLEMS, Denied
 
@@ -72,7 +73,7 @@ def test_bytes_pass_up_to_the_burst_and_not_one_more() -> None:
     assert not passes(meter.admit, 2)
     assert passes(meter.admit, 1)
     clock.now += SECOND
-    assert not passes(meter.body, 1_001)
+    assert not passes(meter.admit, 1_001)
     assert passes(meter.body, 1_000)
 
 
@@ -84,12 +85,42 @@ def test_a_body_of_unknown_length_is_admitted_while_any_byte_is_left_and_charged
         assert passes(meter.admit, 0)
     assert passes(meter.body, 1)
     assert not passes(meter.admit, 0)
-    assert not passes(meter.peek, 0)
     clock.now += 1
     assert passes(meter.admit, 0)
     assert not passes(meter.body, 1)
+    clock.now += SECOND // 1_000 - 1
+    assert not passes(meter.admit, 0), "what was refused has been received"
     clock.now += SECOND // 1_000
     assert passes(meter.body, 1)
+
+
+def test_a_body_that_was_received_is_charged_also_where_it_is_refused_or_broken_off() -> None:
+    clock = Clock()
+    meter = metered(clock, bytes=Quota(1_000, 3_000))
+    assert passes(meter.body, 1)
+    detail, headers = refusal(meter.body, 7_000)
+    assert headers["ratelimit"] == '"bytes";r=0;t=8', detail  # 4,001 in debt; 3,000 once it is full again.
+    clock.now += 4_002 * SECOND // 1_000
+    assert passes(meter.admit, 1)
+    meter.spent(500)
+    assert not passes(meter.admit, 1)
+    clock.now += 501 * SECOND // 1_000
+    assert passes(meter.admit, 1)
+    window = int(refusal(meter.body, 7_000)[1]["ratelimit"].rpartition("=")[2])
+    assert window == 10
+    clock.now += window * SECOND
+    assert passes(meter.body, 7_000)
+
+
+def test_no_debt_is_more_than_a_year() -> None:
+    clock = Clock()
+    meter = metered(clock, bytes=Quota(PER_SECOND_MIN, 1))
+    for _ in range(100):
+        meter.spent(10**9)
+    clock.now += SECONDS_MAX * SECOND
+    assert not passes(meter.admit, 1)
+    clock.now += 1_001 * SECOND
+    assert passes(meter.admit, 1)
 
 
 def test_records_pass_up_to_the_burst_and_while_none_is_left_no_request_does() -> None:
@@ -109,7 +140,7 @@ def test_records_pass_up_to_the_burst_and_while_none_is_left_no_request_does() -
 def test_more_than_the_burst_passes_only_when_it_is_full_and_leaves_a_debt(kind: str) -> None:
     clock = Clock()
     meter = metered(clock, **{kind: Quota(10, 30)})
-    step = meter.records if kind == "records" else meter.body
+    step = meter.records if kind == "records" else meter.admit
     assert passes(step, 100)  # 70 in debt.
     clock.now += 10 * SECOND - 1
     assert not passes(step, 31)
@@ -124,20 +155,10 @@ def test_a_refusal_charges_nothing_not_even_the_quotas_that_had_enough() -> None
     meter.records(1)
     for _ in range(50):
         assert not passes(meter.admit, 41)
-        assert not passes(meter.peek, 41)
-        assert not passes(meter.body, 41)
         assert not passes(meter.records, 5)
     meter.admit(40)
     meter.records(4)
-    assert not passes(meter.peek, 0)
-
-
-def test_a_peek_refuses_what_an_admission_would_and_charges_nothing() -> None:
-    meter = metered(requests=Quota(1, 2), bytes=Quota(10, 100))
-    for _ in range(50):
-        assert passes(meter.peek, 100)
-    meter.admit(100)
-    assert not passes(meter.peek, 1)
+    assert not passes(meter.admit, 0)
 
 
 def test_one_key_over_its_quota_takes_nothing_from_another() -> None:
@@ -192,7 +213,7 @@ def test_after_the_time_that_a_refusal_names_the_same_request_passes() -> None:
     for kind, amount in itertools.product(UNITS, (1, 7, 20, 45)):
         clock = Clock()
         meter = metered(clock, **{kind: Quota(3, 20)})
-        step = {"requests": meter.admit, "records": meter.records, "bytes": meter.body}[kind]
+        step = meter.records if kind == "records" else meter.admit
         while passes(step, amount):
             pass
         window = int(refusal(step, amount)[1]["ratelimit"].rpartition("=")[2])
@@ -259,7 +280,7 @@ class Hammer:
     def _step(self) -> Callable[[int], None]:
         meter = self.quotas.meter(self.key)
         assert meter is not None
-        return {"requests": lambda _: meter.admit(0), "records": meter.records, "bytes": meter.body}[self.kind]
+        return {"requests": lambda _: meter.admit(0), "records": meter.records, "bytes": meter.admit}[self.kind]
 
     def drain(self) -> None:
         """Use up the burst, and note when it was."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -76,8 +77,9 @@ def test_the_umask_does_not_matter(path: Path) -> None:
 
 def test_new_takes_every_right_and_quota(path: Path) -> None:
     done = run(
-        path, "new", "shop", "--receiver", "native", "--receiver", "loki", "--service", "cart", "a b", "--stream", "s",
-        "--metrics", "--quota", "requests=100/s,burst=200", "records=0.5/s", "--quota", "bytes=5mb/s,burst=1.5gb",
+        path, "new", "shop", "--receiver", "native", "--receiver", "loki", "--service", "cart",
+        "--service", "a b", "--stream", "s", "--metrics", "--quota", "requests=100/s,burst=200", "--quota",
+        "records=0.5/s", "--quota", "bytes=5mb/s,burst=1.5gb",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (key,) = keyfile.load(path)
@@ -91,7 +93,7 @@ def test_new_takes_every_right_and_quota(path: Path) -> None:
         (("a b",), "name must be"),
         (("x" * 65,), "name must be"),
         (("x", "--receiver", "Native"), "receivers must be words"),
-        (("x", "--receiver", "native", "native"), "receivers names one twice"),
+        (("x", "--receiver", "native", "--receiver", "native"), "receivers names one twice"),
         (("x", "--service", ""), "services must be strings"),
         (("x", "--stream", "a b"), "stream 'a b' must be"),
         (("x", "--stream", ""), "stream '' must be"),
@@ -104,7 +106,12 @@ def test_new_takes_every_right_and_quota(path: Path) -> None:
         (("x", "--quota", "bytes=1tb/s"), "kb, mb or gb"),
         (("x", "--quota", "requests=0/s"), "per_second out of range"),
         (("x", "--quota", "requests=1/s,burst=0.5"), "burst out of range"),
-        (("x", "--quota", "requests=1/s", "requests=2/s"), "twice"),
+        (("x", "--quota", "requests=1/s", "--quota", "requests=2/s"), "twice"),
+        # Regressions: "is not a number".
+        (("x", "--quota", "requests=1e400/s"), "per_second out of range; it must be from 0.001 to 1e+12"),
+        (("x", "--quota", "requests=0.0000001/s"), "per_second out of range; it must be from 0.001 to 1e+12"),
+        (("x", "--quota", "bytes=1e13kb/s"), "per_second out of range"),
+        (("x", "--quota", "requests=1/s,burst=1e400"), "burst out of range; it must be from 1 to 1e+12"),
     ],
 )
 def test_a_wrong_word_is_exit_status_2_and_changes_nothing(path: Path, words: tuple[str, ...], said: str) -> None:
@@ -201,4 +208,49 @@ def test_a_key_that_nobody_could_read_is_not_kept(path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    fails(run(tmp_path / "none" / "keys.toml", "new", "a"), 1, "No such file or directory")
+    done = run(tmp_path / "none" / "keys.toml", "new", "a")
+    fails(done, 1, f"No such file or directory; create it: mkdir -p {tmp_path}/none")
+
+
+def test_an_option_does_not_take_the_name_for_another_value(path: Path) -> None:
+    """Regression: `new --service cart shop` said that NAME is missing."""
+    done = run(path, "new", "--receiver", "native", "--quota", "records=1e3/s", "--service", "cart", "shop")
+    assert done.returncode == 0, done.stderr
+    (key,) = keyfile.load(path)
+    assert (key.name, key.services, key.receivers) == ("shop", ("cart",), ("native",))
+    assert key.quotas == KeyQuotas(records=Quota(1000, 1000))
+
+
+def test_a_receiver_that_there_is_not_brings_a_warning_and_is_taken(path: Path) -> None:
+    """Regression: a typing error made a key that may send nothing, and nobody said so."""
+    done = run(path, "new", "shop", "--receiver", "nativ")
+    (key,) = keyfile.load(path)
+    words = f"inlet: the key 'shop' ({key.id}) names 'nativ': not a receiver of this version, which has native\n"
+    assert (done.returncode, words in done.stderr) == (0, True)
+    done = run(path, "check")
+    assert (done.returncode, done.stderr) == (0, words)
+    assert run(path, "new", "till", "--receiver", "native").stderr.count("\n") == 2
+
+
+def test_the_receivers_are_those_of_the_server() -> None:
+    program = (
+        "import runpy; runpy.run_path('gunicorn.conf.py'); import app\n"
+        "print(*sorted(endpoint.name for endpoint in app.application._endpoints.values()))"
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INLET_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, sorted(keyfile.RECEIVERS)), done.stderr
+
+
+def test_a_file_with_a_byte_order_mark_is_read_and_written_without(path: Path) -> None:
+    """Regression: "Invalid statement (at line 1, column 1)", of a mark that no editor shows."""
+    key, _ = new_key("shop")
+    keys_file(path, key)
+    path.write_bytes(codecs.BOM_UTF8 + b"# mine\n" + path.read_bytes())
+    assert keyfile.load(path) == (key,)
+    assert run(path, "check").returncode == 0
+    assert run(path, "new", "till").returncode == 0
+    assert path.read_bytes().startswith(b"# mine\n")
+    assert [each.name for each in keyfile.load(path)] == ["shop", "till"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from inlet.stream.errors import RecordInvalid
 from inlet.stream.record import service_token, token_of_service
 from tests.receivers.support import (
+    LIMITS,
     LINE,
     NDJSON,
     ONE,
@@ -47,11 +48,6 @@ class Meter:
             raise Denied("quota-exceeded", f"over the quota of {kind}", [("retry-after", "7")])
         self.charged.append((kind, amount))
 
-    def peek(self, size: int) -> None:
-        """Refuse what admit would."""
-        if "admit" in self.over:
-            self._charge("admit", size)
-
     def admit(self, size: int) -> None:
         """Charge a request."""
         self._charge("admit", size)
@@ -59,6 +55,10 @@ class Meter:
     def body(self, size: int) -> None:
         """Charge bytes."""
         self._charge("body", size)
+
+    def spent(self, size: int) -> None:
+        """Charge bytes."""
+        self.charged.append(("spent", size))
 
     def records(self, count: int) -> None:
         """Charge records."""
@@ -69,6 +69,7 @@ class Meter:
 class Grant:
     """What a key permits."""
 
+    key: str = "k-1"
     services: frozenset[bytes] | None = None
     stream: bytes | None = None
     meter: Meter | None = None
@@ -267,15 +268,106 @@ def test_before_a_body_a_request_is_refused_as_it_would_be_with_it() -> None:
     assert (early[0].split()[0], dict(early[1]), early[2]) == (str(late.status), late.headers, late.body)
 
 
-def test_before_a_body_nothing_is_charged_and_what_may_go_on_gets_no_answer() -> None:
-    meter = Meter()
-    app = application(MemorySink(), admission=admission(Grant(meter=meter)))
-    assert app.before_body(unread()) is None
-    assert meter.charged == []
-    meter.over = {"admit"}
-    early = app.before_body(unread())
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_before_a_body_a_request_is_charged_once_and_keeps_its_id_and_its_fields(chunked: bool, direct: bool) -> None:
+    meter, origins = Meter(), []
+
+    def origin(env: Any) -> Any:
+        origins.append(env)
+        return [("vary", "Origin")]
+
+    sink = MemorySink()
+    app, other = (
+        application(sink, direct=way, admission=admission(Grant(meter=meter), origin)) for way in (True, direct)
+    )
+    env = environ(ONE, HTTP_ORIGIN="https://a.test", **({**CHUNKED, "CONTENT_LENGTH": None} if chunked else {}))
+    body, env["wsgi.input"] = env["wsgi.input"], unread()["wsgi.input"]
+    assert app.before_body(env) is None
+    assert meter.charged == [("admit", 0 if chunked else len(ONE))]
+    assert env["phased.owner"] == "k-1"
+    assert ("phased.unfinished" in env) is chunked
+    own_id = env["inlet.admitted"].request_id
+    env["wsgi.input"] = body
+    answer = ask(other, env)
+    assert (answer.status, answer.headers["vary"], answer.headers["x-request-id"]) == (202, "Origin", own_id)
+    later = [("body", len(ONE)), ("records", 1)] if chunked else [("records", 1)]
+    assert meter.charged[1:] == later
+    assert len(origins) == 1
+    assert "inlet.admitted" not in env
+    assert sink.stored == [LINE]
+
+
+def test_a_key_that_was_revoked_while_the_body_came_is_refused_and_a_new_one_is_used() -> None:
+    old, new, sink = Meter(), Meter(), Sink()
+    grants: list[Any] = [Grant(meter=old), Grant(stream=b"moved", meter=new)]
+    app = application(sink, admission=admission(lambda env, receiver: grants.pop(0)))
+    env = environ(ONE)
+    assert app.before_body(env) is None
+    assert ask(app, env).status == 202
+    assert (old.charged, new.charged, sink.destinations) == ([("admit", len(ONE))], [("records", 1)], [b"moved"])
+
+    def revoked(env: Any, receiver: str) -> Grant:
+        return grants.pop(0) if grants else no_key(env, receiver)
+
+    app = application(sink, admission=admission(revoked))
+    grants[:] = [Grant()]
+    env = environ(ONE, HTTP_X_REQUEST_ID="q-2")
+    assert app.before_body(env) is None
+    answer = ask(app, env)
+    refused(answer, "unauthorized")
+    assert answer.headers["x-request-id"] == "q-2"
+    assert len(sink.stored) == 1
+
+
+def test_before_a_body_a_request_over_its_quota_is_refused_and_not_charged() -> None:
+    meter = Meter(over={"admit"})
+    env = unread()
+    early = application(MemorySink(), admission=admission(Grant(meter=meter))).before_body(env)
     assert early is not None
     assert early[0].startswith("429 ")
+    assert meter.charged == []
+    assert "inlet.admitted" not in env
+
+
+@pytest.mark.parametrize(
+    ("more", "status"), [({"CONTENT_LENGTH": str(10**9)}, "413 "), ({"HTTP_INLET_DURABILITY": "none"}, "400 ")]
+)
+def test_before_a_body_what_is_refused_for_its_head_has_used_its_request(more: dict[str, Any], status: str) -> None:
+    meter = Meter()
+    early = application(MemorySink(), admission=admission(Grant(meter=meter))).before_body(unread(**more))
+    assert early is not None
+    assert early[0].startswith(status)
+    assert [kind for kind, _ in meter.charged] == ["admit"]
+
+
+def test_what_became_of_no_request_is_charged_as_bytes() -> None:
+    meter = Meter()
+    env = unread(CONTENT_LENGTH=None, **CHUNKED)
+    assert application(MemorySink(), admission=admission(Grant(meter=meter))).before_body(env) is None
+    env["phased.unfinished"](1_000)
+    assert meter.charged == [("admit", 0), ("spent", 1_000)]
+
+
+def test_other_servers_read_chunked_bodies_here_and_what_they_read_in_vain_is_charged() -> None:
+    class Broken:
+        pieces: ClassVar = [b"b" * 100, b"b" * 50]
+
+        def read(self, size: int = -1) -> bytes:
+            if not self.pieces:
+                raise OSError("cut")
+            return self.pieces.pop()
+
+    class Endless:
+        def read(self, size: int = -1) -> bytes:
+            return b" " * min(size, 65_536)
+
+    for stream, reason in ((Broken(), "malformed-payload"), (Endless(), "payload-too-large")):
+        meter = Meter()
+        env = {**environ(CONTENT_LENGTH=None, **CHUNKED), "wsgi.input": stream}
+        refused(ask(application(MemorySink(), admission=admission(Grant(meter=meter))), env), reason)
+        size = 150 if reason == "malformed-payload" else LIMITS.payload_bytes_max + 1
+        assert meter.charged == [("admit", 0), ("spent", size)]
 
 
 @pytest.mark.parametrize(

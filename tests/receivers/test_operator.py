@@ -54,7 +54,8 @@ def test_a_loopback_peer_is_local(peer: str) -> None:
      {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "127.0.0.1"}, {"HTTP_FORWARDED": "for=1"},
      {"REMOTE_ADDR": "::1", "HTTP_VIA": "1.1 proxy"}, {"REMOTE_ADDR": "::1", "HTTP_CF_CONNECTING_IP": "1.1.1.1"},
      {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "evil.example"}, {"REMOTE_ADDR": "::1", "HTTP_HOST": "a.b:8000"},
-     {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost.evil"}, {"REMOTE_ADDR": "::1", "HTTP_HOST": "a@127.0.0.1"}, {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_REAL_IP": "9.9.9.9"}],
+     {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost.evil"}, {"REMOTE_ADDR": "::1", "HTTP_HOST": "a@127.0.0.1"},
+     {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_REAL_IP": "9.9.9.9"}],
 )  # fmt: skip
 def test_any_other_peer_and_whatever_came_through_a_proxy_is_not(env: dict[str, Any]) -> None:
     assert not is_local(env)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 PLAIN = ("Content-Type", "text/plain")
@@ -27,9 +28,24 @@ class Guarded:
             return "nonsense"
         if environ["PATH_INFO"] == "/splits":
             return "401 Unauthorized", [("X-Name", "a\r\nSet-Cookie: stolen=1")], b"no"
-        if environ.get("HTTP_X_TOKEN") == "right":
+        if environ["PATH_INFO"] == "/unhashable":
+            environ["phased.owner"] = []
             return None
+        if environ.get("HTTP_X_TOKEN") == "unowned":
+            return None
+        if environ.get("HTTP_X_TOKEN") == "right":
+            environ["test.left"] = environ["RAW_URI"]
+            environ["phased.owner"] = environ.get("HTTP_X_OWNER")
+            environ["phased.unfinished"] = partial(self.unfinished, environ["RAW_URI"])
+            return None
+        environ["phased.unfinished"] = partial(self.unfinished, environ["RAW_URI"])
         return "401 Unauthorized", [PLAIN, ("WWW-Authenticate", "Token"), ("x-request-id", "r-1")], b"who are you?\n"
+
+    def unfinished(self, uri: str, received: int) -> None:
+        """Note a request that is not called."""
+        self.events.append(["unfinished", uri, str(received)])
+        if uri == "/faulty":
+            raise RuntimeError("a fault in unfinished")
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         body = environ["wsgi.input"].read()
@@ -37,9 +53,19 @@ class Guarded:
             answer = json.dumps(self.events).encode()
         else:
             self.events.append(["called", environ["RAW_URI"]])
+            if "test.left" in environ:
+                assert environ["test.left"] == environ["RAW_URI"]
+                self.events[-1].append("left")
             answer = b"%d" % len(body)
         start("200 OK", [PLAIN, ("Content-Length", str(len(answer)))])
         return [answer]
 
 
 application = Guarded()
+
+
+def echo(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+    """Answer with the body."""
+    body = environ["wsgi.input"].read()
+    start("200 OK", [PLAIN, ("Content-Length", str(len(body)))])
+    return [body]

@@ -49,9 +49,9 @@ def test_configure_sets_what_it_is_given() -> None:
 
     given = Limits(head_seconds=3)
     Configured.configure(limits=given)
-    Configured.configure(refuse=lambda status, detail: ("400 Bad Request", [], b""))
+    Configured.configure(refuse=lambda status, detail, environ: ("400 Bad Request", [], b""))
     assert Configured.limits is given
-    assert Configured.refuse(400, "") == ("400 Bad Request", [], b"")
+    assert Configured.refuse(400, "", {}) == ("400 Bad Request", [], b"")
     assert PhasedWorker.limits == Limits()
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.server.worker_server import DEADLINE_SECONDS, Client, Server, request, resident_kib, until
 
 REFUSE = (
-    "def refuse(status, detail):\n"
+    "def refuse(status, detail, environ):\n"
     "    print('refused', status, detail, flush=True)\n"
     "    return f'{status} Refused', [('X-Rendered', 'here'), ('Content-Type', 'text/x')], detail.encode()\n"
     "worker_class.configure(refuse=refuse)\n"
@@ -219,7 +219,7 @@ def test_a_refusal_by_the_server_was_counted_nowhere(server: Server, data: bytes
 
 
 def test_a_function_that_fails_to_render_a_refusal_costs_only_the_rendering() -> None:
-    conf = "def refuse(status, detail): raise RuntimeError('cannot render')\nworker_class.configure(refuse=refuse)\n"
+    conf = "def refuse(*_): raise RuntimeError('cannot render')\nworker_class.configure(refuse=refuse)\n"
     with Server(conf=conf) as server, server.client() as client:
         answer = client.send(b"GET / HTTP/1.1\r\n\r\n").read()
         assert (answer.status, answer.headers["content-type"]) == (400, "text/plain; charset=utf-8")

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.certificates import make_ca
 from tests.support import DEADLINE_SECONDS, ROOT, SETTINGS, kill_all, record, wait_until
 from wsgi.listening import bind, curl_line, is_local, who_may_send
 
@@ -142,6 +143,21 @@ def test_the_curl_line_works_once_it_has_the_key(start: Start, keys_file: Path) 
     (line,) = re.findall(r"^ +(curl -i .+)$", started.log(), re.MULTILINE)
     assert " 401 " in subprocess.check_output(line, shell=True, text=True, stderr=subprocess.DEVNULL).partition("\n")[0]
     line = line.replace("YOUR_KEY", secret)
+    assert " 202 " in subprocess.check_output(line, shell=True, text=True, stderr=subprocess.DEVNULL).partition("\n")[0]
+
+
+def test_the_curl_line_names_the_files_that_a_client_with_a_certificate_needs(start: Start, tmp_path: Path) -> None:
+    """Regression: it had neither --cert nor --key, so it could not work."""
+    authority = make_ca(tmp_path)
+    server, client = authority.issue("127.0.0.1"), authority.issue("till", client=True)
+    started = start(
+        "--certfile", server.cert, "--keyfile", server.key, "--ca-certs", authority.ca, "--cert-reqs", "2", PORT="0"
+    )  # fmt: skip
+    started.ready()
+    (line,) = re.findall(r"^ +(curl -i .+)$", started.log(), re.MULTILINE)
+    for placeholder, path in (("CA.pem", authority.ca), ("CLIENT.pem", client.cert), ("CLIENT.key", client.key)):
+        assert line.count(placeholder) == 1
+        line = line.replace(placeholder, path)
     assert " 202 " in subprocess.check_output(line, shell=True, text=True, stderr=subprocess.DEVNULL).partition("\n")[0]
 
 
@@ -286,6 +302,10 @@ def test_the_curl_line_reaches_the_address(shown: str, begins: str) -> None:
     assert curl_line(shown, keyed=False).startswith(begins)
     assert "Authorization" not in curl_line(shown, keyed=False)
     assert curl_line("http://[::]:443", keyed=False, tls=True).startswith("curl -i https://[::1]:443/ingest ")
+    certified = curl_line("https://0.0.0.0:443", keyed=True, tls=True, certified=True)
+    assert certified.startswith(
+        "curl -i --cacert CA.pem --cert CLIENT.pem --key CLIENT.key https://127.0.0.1:443/ingest -H 'Authorization: "
+    )
 
 
 def test_who_may_send_counts_the_keys() -> None:

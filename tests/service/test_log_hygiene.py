@@ -89,6 +89,11 @@ def requests(draw: random.Random, key: str, sent: Sent) -> Iterator[bytes]:
         quoted = draw.choice((secret, secret.replace("_", "%5F"), f"{secret}&key={secret}"))
         yield post(f"/ingest?t={target}&key={quoted}", body, f"Referer: http://page/?key={secret}")
         yield post(f"/ingest?t={target}&key={secret}", body, f"User-Agent: {hostile} {secret}")
+        # A key that no credential of the request gives away: without its id, percent-encoded, or in base64.
+        for shown in disguised(other, sent):
+            yield post(f"/{shown}?t={target}", body, f"User-Agent: {shown}", f"Referer: http://x/{shown}/")
+            yield post(f"/ingest?t={target}&x={shown}", body, f"X-Request-Id: {shown}")
+            yield head(f"/{shown}", f"User-Agent: {shown}", f"X-Request-Id: {shown}", f"Host: {hostile}")
         good = f"Authorization: Bearer {key}"
         yield post(f"/{target}/{hostile}", body, good)
         yield post(f"/{target}{draw.choice(CRLF)}X-Forged: {hostile}", body, good)
@@ -137,6 +142,14 @@ def fields_of(secret: str, sent: Sent) -> list[str]:
         f"Authorization: {secret}", f"Authorization : Bearer {secret}", f"Authorization: Bearer {secret}\x01",
         f"Cookie: session={secret}", f"Proxy-Authorization: Bearer {secret}",
     ]  # fmt: skip
+
+
+def disguised(secret: str, sent: Sent) -> list[str]:
+    basic = base64.b64encode(f"user:{secret}".encode()).decode()
+    bare = base64.b64encode(f"u:{secret[-64:]}".encode()).decode()
+    encoded = "".join(f"%{ord(mark):02x}" for mark in secret)
+    sent.secrets.extend((basic, bare.rstrip("="), encoded[-120:]))
+    return [secret[-64:], f"{secret[:19]}%{ord(secret[19]):02x}{secret[20:]}", encoded, basic, bare, f"basic/{basic}"]
 
 
 def post(target: str, body: str, *fields: str, length: int | None = None) -> bytes:

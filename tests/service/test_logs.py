@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -24,6 +25,12 @@ ACCESS_LINE = re.compile(
 )
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 KEY = "inlet_0123456789ab_" + "5ec7e7" * 10 + "abcd"
+
+
+def basic(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 NOISY = """
 import asyncio, logging, threading, warnings
 
@@ -59,6 +66,13 @@ def lines(server: Server) -> list[dict[str, Any]]:
         assert UTC_TIME.fullmatch(line["time"]), line
         assert {"level", "logger", "message", "pid"} <= set(line), line
     return found
+
+
+def line_with(server: Server, text: str) -> str:
+    """Wait for a line of the log with this text; the only one."""
+    wait_until(lambda: text in server.log(), text)
+    (line,) = [line for line in server.log().splitlines() if text in line]
+    return line
 
 
 def post(server: Server, **headers: str) -> httpx.Response:
@@ -161,13 +175,66 @@ def test_every_line_of_a_whole_life_is_json(serve: Serve, kind: str) -> None:
     found = lines(server)
     assert log.exists()
     assert {"gunicorn.error", "gunicorn.access"} <= {line["logger"] for line in found}
-    (access,) = [line for line in found if line.get("path") == "/ingest"]
-    assert access["request_id"] == "mine-1"
+    (access,) = [line for line in found if line.get("request_id") == "mine-1"]
+    assert access["path"] == "/ingest"
     assert (access["method"], access["status"], access["remote_addr"]) == ("POST", 202, "127.0.0.1")
     assert access["user_agent"].startswith("python-httpx/")
     assert access["bytes"] == 19
     assert 0 <= access["seconds"] < DEADLINE_SECONDS
     assert "x=1" not in json.dumps(access)
+
+
+def test_members_of_json_hold_no_control_characters(serve: Serve) -> None:
+    """Regression: they were escaped once, by JSON, so `jq -r .path` printed forged lines and escape sequences."""
+    server = serve_json(serve, "--workers", "1", "--access-logfile", "-")
+    for _ in range(2):
+        status, _, _ = server.send(
+            b"GET /x%0AFORGED%1b[31m HTTP/1.1\r\nHost: x\r\nUser-Agent: a\x9bb\xa0\r\nX-Request-Id: mine-2\r\n\r\n"
+        )
+        assert status == 404
+    wait_until(lambda: any(line.get("request_id") == "mine-2" for line in lines(server)), "the access log")
+    access = next(line for line in lines(server) if line.get("request_id") == "mine-2")
+    assert (access["path"], access["user_agent"]) == ("/x\\nFORGED\\x1b[31m", "a\\x9bb\\xa0")
+    for line in lines(server):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "".join(str(value) for value in line.values()))
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_what_the_server_itself_refuses_is_in_the_access_log_with_the_id_of_the_answer(serve: Serve, form: str) -> None:
+    """Regression: 400, 408, 413, 414, 417, 431, 501, 505 were in no log, and the client's own id was replaced."""
+    server = serve("--workers", "1", "--access-logfile", "-", INLET_LOG=form)
+    mine = b"X-Request-Id: mine-%d\r\n"
+    key = f"Authorization: Bearer {KEY}\r\nUser-Agent: {KEY}\r\n".encode()
+    for number, (request, expected, method) in enumerate(
+        [
+            (b"POST /ingest?key=swordfish HTTP/1.1\r\nHost: a b\r\nReferer: \x1b\r\n" + key + mine, 400, "POST"),
+            (b"POST /ingest HTTP/1.1\r\nHost: x\r\nExpect: foo\r\n" + key + mine, 417, "POST"),
+            (b"FOO /ingest HTTP/1.1\r\nHost: x\r\n" + key + mine, 501, "FOO"),
+            (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n", 414, "GET"),
+            (b"\x1b[31m\x00\r\n", 400, None),
+        ]
+    ):
+        status, headers, body = server.send(request.replace(b"%d", b"%d" % number) + b"\r\n")
+        given = headers["x-request-id"]
+        assert (status, json.loads(body)["request_id"]) == (expected, given)
+        assert (given == f"mine-{number}") is (b"mine" in request)
+        line = line_with(server, given)
+        assert (KEY[-20:] in line, "swordfish" in line, "\x1b" in line) == (False, False, False)
+        if form == "json":
+            access = json.loads(line)
+            assert (access["logger"], access["status"], access["method"]) == ("gunicorn.access", status, method)
+            assert access["path"] is None if method is None else access["path"].startswith("/")
+        else:
+            assert ACCESS_LINE.fullmatch(line), line
+            assert f'"{method or "-"} ' in line
+
+
+def test_without_an_access_log_refusals_do_not_fill_the_log(serve: Serve) -> None:
+    server = serve("--workers", "1")
+    before = server.log()
+    for _ in range(10):
+        assert server.send(b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n")[0] == 501
+    assert server.log() == before
 
 
 def serve_json(serve: Serve, *options: str, **more: str) -> Server:
@@ -197,7 +264,7 @@ def test_what_python_prints_by_itself_is_in_the_log_too(serve: Serve, noisy: tup
         assert text in log, text
     if form == "json":
         found = {line["logger"]: line for line in lines(server)}
-        assert found["some.library"]["message"] == "of a library\nwith two lines"
+        assert found["some.library"]["message"] == "of a library\n    with two lines"
         assert "py.warnings" in found
         traces = [line["exception"] for line in lines(server) if "exception" in line]
         assert all(trace.startswith("Traceback (most recent call last):\n") for trace in traces)
@@ -286,7 +353,7 @@ def test_a_setting_that_is_wrong_is_one_line_of_text_with_json_too(serve: Serve)
         (f"a {KEY} b", "a inlet_0123456789ab_*** b"),
         (KEY.upper(), "INLET_0123456789AB_***"),
         (f"{KEY}x", "inlet_0123456789ab_***x"),
-        (KEY.replace("_", "%5f"), "inlet%5f0123456789ab%5f***"),
+        (KEY.replace("_", "%5f"), "inlet_0123456789ab_***"),
         ("0123456789ab_" + "a" * 16, "0123456789ab_***"),
         ("0123456789ab_" + "a" * 15, "0123456789ab_" + "a" * 15),
         ("/ingest?key=abc&x=1", "/ingest?key=***&x=1"),
@@ -296,6 +363,18 @@ def test_a_setting_that_is_wrong_is_one_line_of_text_with_json_too(serve: Serve)
         ("/ingest?dd-api-key=abc&access_token=d", "/ingest?dd-api-key=***&access_token=***"),
         ("/ingest?x=%69nlet_0123456789ab_" + "f" * 64, "/ingest?x=***"),
         ("/ingest?monk=abc", "/ingest?monk=abc"),
+        # Regressions: a secret without its id, percent-encoded, or in base64 was shown.
+        (f"/a/{KEY[-64:]}?b", "/a/***?b"),
+        ("f" * 63, "f" * 63),
+        ("F" * 65, "***"),
+        ("/inlet_0123456789ab_%35" + KEY[-63:], "/inlet_0123456789ab_***"),
+        (f"/{KEY[:50]}%61{KEY[51:]}", "/inlet_0123456789ab_***"),
+        (KEY.replace("0", "%2530").replace("_", "%255F"), "inlet_0123456789ab_***"),
+        (f"/basic/{basic('user:' + KEY)}.", "***."),
+        (f"x {basic('u:' + KEY[-64:])} y", "x *** y"),
+        (f"x {basic('ab:' + KEY).replace('=', '%3D')} y", "x *** y"),
+        (f"?q={basic('>?>?>?:' + KEY).replace('+', '-').replace('/', '_')}", "?q=***"),
+        ("/" + basic("any text, which is not secret"), "/" + basic("any text, which is not secret")),
         ("redis://user:pass@host:1/0", "redis://***@host:1/0"),
         ("mail me@example.com", "mail me@example.com"),
         ("Invalid request from ip=127.0.0.1: Invalid HTTP request line: 'body'",

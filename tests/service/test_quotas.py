@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 from inlet import keyfile
 from inlet.keyfile import Key, KeyQuotas, Quota
 from tests.conftest import Serve
-from tests.support import DEADLINE_SECONDS, Server, record, wait_until
+from tests.support import DEADLINE_SECONDS, Server, read_answer, record, wait_until
 
 NEVER = 0.001
 """Per second: what is used up stays used up while a test runs."""
@@ -158,8 +159,8 @@ def test_a_body_of_unknown_length_is_charged_when_it_has_been_read(start: Callab
         assert one.send(iter([body]))[0] == 202
         status, headers, problem = one.send(iter([body]))
     assert status == 429
-    assert re.fullmatch('"bytes";r=1;t=[0-9]+', headers["ratelimit"])
-    assert f"1 are left, and this request needs {len(body)};" in problem["detail"]
+    assert re.fullmatch('"bytes";r=0;t=[0-9]+', headers["ratelimit"])
+    assert f"0 are left, and this request needs {len(body)};" in problem["detail"]
 
 
 def test_a_429_says_which_quota_and_when_to_retry_and_a_202_says_nothing(
@@ -197,6 +198,112 @@ def test_a_client_that_waits_for_100_continue_is_refused_before_it_sends_its_bod
     assert statuses(server, keys.fields("a"), 1, body_of(1)) == [202]
     status, headers, _ = server.send(request)
     assert (status, headers["ratelimit"].partition(";")[0]) == (429, '"requests"')
+
+
+def begin(server: Server, keys: Keys, name: str, size: int, sent: bytes = b"") -> socket.socket:
+    """Begin an upload of ``size`` bytes, chunked if that is 0, and send a part of it."""
+    fields = "".join(f"{field}: {value}\r\n" for field, value in keys.fields(name).items())
+    framing = f"Content-Length: {size}" if size else "Transfer-Encoding: chunked"
+    connection = server.connect()
+    connection.sendall(f"POST /ingest HTTP/1.1\r\nHost: x\r\n{fields}{framing}\r\n\r\n".encode() + sent)
+    return connection
+
+
+def status_of(connection: socket.socket) -> int:
+    """Return the status of its answer, 0 if none comes for a moment, since its body is waited for; and close it."""
+    with connection:
+        connection.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            return read_answer(connection)[0]
+    return 0
+
+
+def test_an_upload_is_charged_when_it_begins_and_once(start: Callable[..., Server], keys: Keys) -> None:
+    body = body_of(5)
+    keys.put("one", requests=Quota(NEVER, 1))
+    keys.put("two", requests=Quota(NEVER, 2), bytes=Quota(NEVER, 2 * len(body)))
+    server = start()
+    with begin(server, keys, "one", 1_000, b"{"):
+        time.sleep(0.2)  # So that its head is seen first.
+        assert status_of(begin(server, keys, "one", 1_000, b"{")) == 429
+    for expected in (202, 202, 429):
+        with begin(server, keys, "two", len(body)) as connection:
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                connection.sendall(body)
+            assert read_answer(connection)[0] == expected
+
+
+@pytest.mark.parametrize("end", [b"", b"zz\r\n", b"900000\r\n"], ids=["aborted", "broken", "too large"])
+def test_a_chunked_upload_that_comes_to_nothing_is_charged_with_what_arrived(
+    start: Callable[..., Server], keys: Keys, end: bytes
+) -> None:
+    keys.put("a", bytes=Quota(1_000, 20_000))
+    server = start()
+    sent = b"186a0\r\n" + b" " * 100_000 + b"\r\n"
+    with begin(server, keys, "a", 0, sent + end) as connection:
+        if end:
+            assert read_answer(connection)[0] in (400, 413)
+        else:
+            time.sleep(0.5)  # Until it is read; what is not read is not charged.
+    wait_until(lambda: statuses(server, keys.fields("a"), 1, body_of(1)) == [429], "its bytes are charged")
+    with producer(server, keys.fields("a")) as one:
+        retry = int(one.send(body_of(1))[1]["retry-after"])
+    assert 60 < retry <= 90, "80,000 of debt"
+
+
+def test_an_upload_of_known_length_has_used_its_bytes_however_it_ends(start: Callable[..., Server], keys: Keys) -> None:
+    keys.put("a", bytes=Quota(NEVER, 20_000))
+    keys.put("large", requests=Quota(NEVER, 2))
+    server = start()
+    assert status_of(begin(server, keys, "a", 19_500, b"{")) == 0
+    assert status_of(begin(server, keys, "a", 1_000, b"{")) == 429
+    assert [status_of(begin(server, keys, "large", 10**8)) for _ in range(3)] == [413, 413, 429]
+
+
+def test_chunked_bodies_beyond_the_quota_are_refused_and_charged(start: Callable[..., Server], keys: Keys) -> None:
+    """Regression: a key that never let its bucket be full could upload without end."""
+    keys.put("a", bytes=Quota(1_000, 20_000))
+    with producer(start(), keys.fields("a")) as one:
+        assert one.send(iter([body_of(1)]))[0] == 202
+        assert one.send(iter([b" " * 100_000]))[0] == 429
+        status, fields, _ = one.send(iter([body_of(1)]))
+    assert (status, int(fields["retry-after"]) > 60) == (429, True)
+
+
+def test_a_key_revoked_during_an_upload_is_refused(start: Callable[..., Server], keys: Keys) -> None:
+    body = body_of(1)
+    keys.put("a", requests=Quota(NEVER, 9))
+    keys.put("b")
+    server = start()
+    with begin(server, keys, "a", len(body)) as connection:
+        time.sleep(0.2)
+        fields = keys.fields("a")
+        del keys.keys["a"]
+        keys.put("b")
+        wait_until(lambda: statuses(server, fields, 1, body) == [401], "the key is gone")
+        connection.sendall(body)
+        assert read_answer(connection)[0] == 401
+
+
+def test_uploads_of_one_key_leave_room_for_the_bodies_of_others(start: Callable[..., Server], keys: Keys) -> None:
+    """Regression: one key held all memory for bodies, and larger bodies of others were refused for as long."""
+    keys.put("greedy")
+    keys.put("modest")
+    server = start("--workers", "1")
+    large = body_of(1) + b"\n" * 6_000_000
+    hoard: list[socket.socket] = []
+    try:
+        for _ in range(150):
+            hoard.append(begin(server, keys, "greedy", 8_000_000))
+            hoard[-1].settimeout(0.2)
+            with contextlib.suppress(OSError):
+                hoard[-1].sendall(b" " * 2_000_000)
+        found = statuses(server, keys.fields("modest"), 3, large)
+        assert found == [202] * 3
+    finally:
+        for one in hoard:
+            one.close()
 
 
 def test_one_key_over_its_quota_costs_the_others_nothing(start: Callable[..., Server], keys: Keys) -> None:

@@ -109,7 +109,8 @@ def test_a_stream_of_the_wrong_type_is_refused_alone_and_shown_in_readyz(start: 
 
     def shown() -> bool:
         ready = tenants.ready()
-        return bool(ready["http"] == 200 and ready.get("streams_refused") == {tenants.name("ill"): "sink-misconfigured"})
+        refused = {tenants.name("ill"): "sink-misconfigured"}
+        return bool(ready["http"] == 200 and ready.get("streams_refused") == refused)
 
     wait_until(shown, "readyz names the stream")
     client.delete(tenants.name("ill"))
@@ -181,7 +182,8 @@ def test_a_tenant_added_by_a_reload_is_stored_watched_and_trimmed(start: Start, 
     wait_until(lambda: all(tenants.status("ill") == 401 for _ in range(20)), "the removed key is refused")
     client.delete(tenants.name("new"))
     client.set(tenants.name("new"), "a string")
-    wait_until(lambda: tenants.ready().get("streams_refused", {}) == {tenants.name("new"): "sink-misconfigured"}, "watched")
+    refused = {tenants.name("new"): "sink-misconfigured"}
+    wait_until(lambda: tenants.ready().get("streams_refused", {}) == refused, "it is watched")
     client.set(tenants.name("ill"), "a string")
     client.delete(tenants.name("new"))
     wait_until(lambda: tenants.status("new") == 202, "it is accepted again")

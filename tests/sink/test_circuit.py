@@ -140,7 +140,7 @@ def test_a_destination_that_only_a_commit_shows_to_fail_is_logged_once_until_a_c
     assert subject.failing_for == {b"ill": "sink-misconfigured"}
     subject.succeed_for([b"ill"])
     subject.look(subject.state, None, streams={b"ill": None})
-    assert [record.levelname for record in caplog.records] == ["CRITICAL", "INFO"]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
     assert subject.failing_for == {}
 
 

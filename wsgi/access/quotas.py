@@ -3,9 +3,11 @@
 What lives here: what is charged when, and the refusal with its header fields. What must not: the shared memory and the
 arithmetic of a bucket (``wsgi.access.buckets``), who has which quota (``inlet.keyfile``), HTTP parsing.
 
-A refused step charges nothing. Whatever is left, a request of more than the burst passes once the bucket is full: it
-leaves a debt, and the next ones wait until that is paid. Records are known only after the body is read, and the bytes
-of some bodies too, so ``admit`` refuses while none of them is left; a request that is refused later has used its bytes.
+A refused step charges nothing, but for a body whose size was not known before: it has been received, and counts. So
+whoever sends such bodies beyond the quota, or breaks them off, pays for them with a debt. Whatever is left, a request
+of more than the burst passes once the bucket is full: it leaves a debt, and the next ones wait until that is paid.
+Records are known only after the body is read, and the bytes of some bodies too, so ``admit`` refuses while none of them
+is left; a request that is refused later has used its bytes.
 
 Fields: draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026), which is not an RFC yet. ``RateLimit-Policy`` (section 3)
 lists all quotas of the key, ``RateLimit`` (section 4) the one that refuses. The draft knows windows, not buckets: ``q``
@@ -16,6 +18,7 @@ so that clients do not return all at once (section 8.5). The fields come with a 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from typing import NoReturn
@@ -57,7 +60,7 @@ class _Gauge:
 
 
 class Meter:
-    """What one key has used of its quotas. Every method may raise Denied ``quota-exceeded``, and then charges nothing.
+    """What one key has used of its quotas. Every method but ``spent`` may raise Denied ``quota-exceeded``.
 
     PERF: ``admit`` and ``records`` together take about a microsecond with all three quotas and two workers.
     """
@@ -69,12 +72,11 @@ class Meter:
         self._requests, self._records, self._bytes = map(found.get, UNITS)
         self._policies = ", ".join(gauge.policy() for gauge in gauges.values())
 
-    def peek(self, size: int) -> None:
-        """Check what ``admit`` checks, and charge nothing."""
-        self._check(size)
-
     def admit(self, size: int) -> None:
-        """Charge one request with a body of ``size`` bytes; 0 where that is not known yet, see ``body``."""
+        """Charge one request with a body of ``size`` bytes; 0 where that is not known yet, see ``body``.
+
+        If it raises, nothing is charged.
+        """
         cost = self._check(size)
         words = self._words
         if (bucket := self._requests) is not None:
@@ -83,11 +85,16 @@ class Meter:
             words[bucket.mine] -= cost
 
     def body(self, size: int) -> None:
-        """Charge ``size`` bytes of a body whose size was not known to ``admit``."""
-        self._charge(self._bytes, "bytes", size)
+        """Charge ``size`` bytes, also if it raises, of a body whose size was not known to ``admit``."""
+        self._charge(self._bytes, "bytes", size, received=True)
+
+    def spent(self, size: int) -> None:
+        """Charge ``size`` bytes of such a body that was broken off, or is no good. Never raises."""
+        with contextlib.suppress(Denied):
+            self.body(size)
 
     def records(self, count: int) -> None:
-        """Charge ``count`` records."""
+        """Charge ``count`` records, or nothing if it raises."""
         self._charge(self._records, "records", count)
 
     def _check(self, size: int) -> int:
@@ -121,7 +128,8 @@ class Meter:
             self._refuse(now, {"requests": 1, "records": 1, "bytes": size or 1})
         return cost
 
-    def _charge(self, bucket: Bucket | None, kind: str, tokens: int) -> None:
+    def _charge(self, bucket: Bucket | None, kind: str, tokens: int, *, received: bool = False) -> None:
+        """``received``: charge what is refused, too."""
         if bucket is None or tokens <= 0:
             return
         now = self._clock() * UNITS_PER_NS
@@ -134,6 +142,8 @@ class Meter:
         if not 0 < cost < UNITS_MAX:
             cost = bucket.cost(tokens)
         if level < cost and level < bucket.burst:
+            if received:  # A debt of more than UNITS_MAX would not fit a word.
+                self._words[bucket.mine] -= min(cost, max(level + UNITS_MAX, 0))
             self._refuse(now, {kind: tokens})
         self._words[bucket.mine] -= cost
 

@@ -14,25 +14,34 @@ from wsgi.problems import Headers
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
+ADMITTED = "inlet.admitted"
+"""Environ key: the Answer of a request that was admitted before its body arrived."""
+OWNER, UNFINISHED = "phased.owner", "phased.unfinished"
+"""Environ keys for the server: whom a body belongs to, and what is called if it is never complete (docs/design.md)."""
+
 
 class Meter(Protocol):
-    """The quotas of one key. Each raises Denied (``quota-exceeded``), and has charged nothing then."""
-
-    def peek(self, size: int, /) -> None:
-        """Charge nothing, and refuse what ``admit`` would refuse."""
+    """The quotas of one key. Each but ``spent`` raises Denied (``quota-exceeded``)."""
 
     def admit(self, size: int, /) -> None:
-        """Charge one request with a body of ``size`` bytes."""
+        """Charge one request with a body of ``size`` bytes, or nothing if it raises."""
 
     def body(self, size: int, /) -> None:
-        """Charge the bytes of a body whose length was not known before."""
+        """Charge the bytes of a body whose length was not known before, also if it raises."""
+
+    def spent(self, size: int, /) -> None:
+        """Charge the bytes of such a body that nothing became of. Never raises."""
 
     def records(self, count: int, /) -> None:
-        """Charge the records of a request."""
+        """Charge the records of a request, or nothing if it raises."""
 
 
 class Grant(Protocol):
     """What a key permits."""
+
+    @property
+    def key(self) -> str:
+        """Its id, to which memory is accounted."""
 
     @property
     def services(self) -> frozenset[bytes] | None:

@@ -91,12 +91,13 @@ class Application:
         return answer
 
 
-def refuse_for_server(status: int, detail: str) -> Response:
+def refuse_for_server(status: int, detail: str, environ: WSGIEnvironment | None = None) -> Response:
     """Render, and count, a refusal by the server itself: a request that no application saw.
 
-    ``status`` is a key of SERVER_REASONS, any other counts as a bug; ``detail`` is one sentence.
+    ``status`` is a key of SERVER_REASONS, any other counts as a bug; ``detail`` is one sentence. ``environ``: what is
+    known of the request, for its id.
     """
-    reason, own_id = SERVER_REASONS.get(status, "internal"), request_id()
+    reason, own_id = SERVER_REASONS.get(status, "internal"), request_id(environ)
     count(NO_RECEIVER, reason)
     error = SinkError(reason, detail) if status == 503 else Refused(reason, detail)
     line, headers, body = problem(error, request_id=own_id)

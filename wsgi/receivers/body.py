@@ -6,6 +6,7 @@ What lives here: lengths, chunked bodies, and what is wrong with either. What mu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from wsgi.problems import ClientError
@@ -14,8 +15,10 @@ LENGTH_DIGITS_MAX = 18
 """A Content-Length of more digits is over every bound; int() of a longer one costs time."""
 
 
-def read_body(environ: dict[str, Any], bytes_max: int) -> bytes:
+def read_body(environ: dict[str, Any], bytes_max: int, spent: Callable[[int], object] | None = None) -> bytes:
     """Return the whole body (PEP 3333 ``wsgi.input``), at most ``bytes_max`` bytes.
+
+    ``spent`` is called with what was read of a chunked body that is refused here.
 
     Raises ClientError: ``length-required`` without Content-Length or chunked coding (RFC 9110 section 15.5.12),
     ``payload-too-large`` over the bound, before a byte is read where the length is given, ``malformed-payload`` where
@@ -41,10 +44,14 @@ def read_body(environ: dict[str, Any], bytes_max: int) -> bytes:
             size += len(piece)
     except Exception as error:
         # Servers raise what they like here: gunicorn's own exceptions derive from none of the usual ones.
+        if spent is not None and not length:
+            spent(size)
         raise unreadable(error) from None
     if length and size < bound:
         raise cut_short(size, bound)
     if size > bytes_max:
+        if spent is not None:
+            spent(size)
         raise too_large(bytes_max)
     return b"".join(pieces)
 

@@ -26,16 +26,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from inlet.stream.errors import InletError, RecordInvalid
 from inlet.stream.rejected import Rejected, rejected
 from wsgi import metrics
-from wsgi.problems import ClientError, Headers
-from wsgi.receivers.admission import Admission, Grant
+from wsgi.problems import Headers
+from wsgi.receivers.admission import ADMITTED, OWNER, UNFINISHED, Admission, Grant
 from wsgi.receivers.body import LENGTH_DIGITS_MAX, cut_short, read_body, too_large, unreadable
 from wsgi.receivers.decompress import decompress
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
-from wsgi.receivers.receipt import wants_receipt
+from wsgi.receivers.receipt import level_of, wants_receipt
 from wsgi.receivers.refusals import Response, count, known, problem
 from wsgi.receivers.requestid import FIELD, request_id
 from wsgi.receivers.rights import only_services
-from wsgi.sink.durability import LEVELS, NAMES, RECEIVED
+from wsgi.sink.durability import RECEIVED
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -144,9 +144,12 @@ class Endpoint:
 
     def receive(self, environ: WSGIEnvironment) -> Answer:
         """Read one request and append its records. Raises nothing: the Answer has what there was to raise."""
-        answer = Answer(self, request_id(environ))
+        answer: Answer | None = environ.pop(ADMITTED, None)
+        new = answer is None
+        if answer is None:
+            answer = Answer(self, request_id(environ))
         try:
-            if "HTTP_ORIGIN" in environ:
+            if new and "HTTP_ORIGIN" in environ:
                 answer.fields = self._origin(environ)
             query, prefer = environ.get("QUERY_STRING"), environ.get("HTTP_PREFER")
             if query or prefer:
@@ -156,10 +159,10 @@ class Endpoint:
             fits = 0 <= size <= self._bytes_max
             if self._key is not None:
                 answer.grant = grant = self._key(environ, self.name)
-                if grant.meter is not None:
+                if new and grant.meter is not None:
                     grant.meter.admit(size if fits else 0)
             asked = environ.get("HTTP_INLET_DURABILITY")
-            level = RECEIVED if asked is None else _level(asked)
+            level = RECEIVED if asked is None else level_of(asked)
             # PERF: the one ordinary case here, every other one in read_body (bench/micro.py: app).
             if fits:
                 try:
@@ -169,9 +172,10 @@ class Endpoint:
                 if len(body) != size:
                     raise cut_short(len(body), size)
             else:
-                body = read_body(environ, self._bytes_max)
-                if answer.grant is not None and answer.grant.meter is not None:
-                    answer.grant.meter.body(len(body))
+                meter = None if answer.grant is None else answer.grant.meter
+                body = read_body(environ, self._bytes_max, None if meter is None else meter.spent)
+                if meter is not None:
+                    meter.body(len(body))
             answer.wait = wait = environ.get("phased.wait")
             if wait is not None:
                 answer.watch = environ["phased.watch"]
@@ -237,7 +241,10 @@ class Endpoint:
             self._keep(stream, self.name, [answer.row])
 
     def before_body(self, environ: WSGIEnvironment) -> Response | None:
-        """Return the refusal of a request that would be refused whatever its body is, else None. Raises nothing."""
+        """Return the refusal of a request that would be refused whatever its body is, else None. Raises nothing.
+
+        What passes is admitted: its quotas are charged, and ``receive`` finds the Answer in the environ.
+        """
         answer = Answer(self, request_id(environ))
         try:
             if "HTTP_ORIGIN" in environ:
@@ -246,13 +253,20 @@ class Endpoint:
             fits = length.isdecimal() and len(length) <= LENGTH_DIGITS_MAX and int(length) <= self._bytes_max
             if self._key is not None:
                 grant = self._key(environ, self.name)
+                environ[OWNER] = grant.key
                 if grant.meter is not None:
-                    grant.meter.peek(int(length) if fits else 0)
+                    grant.meter.admit(int(length) if fits else 0)
+                    if not length:
+                        environ[UNFINISHED] = grant.meter.spent
+            asked = environ.get("HTTP_INLET_DURABILITY")
+            if asked is not None:
+                level_of(asked)
             if length and not fits:
                 raise too_large(self._bytes_max)
         except Exception as error:
             answer.error = known(error, stored=False, request_id=answer.request_id)
             return answer.refusal(self)
+        environ[ADMITTED] = answer
         return None
 
     def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
@@ -383,11 +397,3 @@ def _count_records(parsed: Parsed) -> None:
         metrics.UNKNOWN_MEMBERS.inc(parsed.unknown)
     if parsed.rejections is not None:
         count_rejections(parsed.rejections)
-
-
-def _level(asked: str) -> int:
-    """The level that the header Inlet-Durability asks for."""
-    level = LEVELS.get(asked.strip().lower())
-    if level is None:
-        raise ClientError("unknown-durability", f"Inlet-Durability must be one of {', '.join(NAMES)}")
-    return level

@@ -1,12 +1,15 @@
-"""Whether a request asks for a receipt: its query, and ``Prefer`` (RFC 7240).
+"""What a request asks for: a receipt, by its query or ``Prefer`` (RFC 7240), and a level, by ``Inlet-Durability``.
 
-What lives here: the two ways to ask. What must not: what a receipt looks like.
+What lives here: the ways to ask. What must not: what a receipt looks like, what a level means.
 """
 
 from __future__ import annotations
 
 import re
 from urllib.parse import parse_qsl
+
+from wsgi.problems import ClientError
+from wsgi.sink.durability import LEVELS, NAMES
 
 # Possessive, and a quote that nothing closes takes the rest: every character is looked at once.
 _PREFERENCES = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++', re.DOTALL)
@@ -16,6 +19,14 @@ _PREFERENCE = re.compile(
     re.DOTALL,
 )
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+
+
+def level_of(asked: str) -> int:
+    """Return the level that ``Inlet-Durability`` asks for. Raises ClientError ``unknown-durability``."""
+    level = LEVELS.get(asked.strip().lower())
+    if level is None:
+        raise ClientError("unknown-durability", f"Inlet-Durability must be one of {', '.join(NAMES)}")
+    return level
 
 
 def wants_receipt(query: str, prefer: str) -> bool:

@@ -154,5 +154,10 @@ Body = SizedBody | ChunkedBody
 
 
 def body_of(length: int, bytes_max: int) -> Body:
-    """Return what decodes a body of ``length`` bytes, or of up to ``bytes_max`` where it is -1: chunked."""
+    """Return what decodes a body of ``length`` bytes, or of up to ``bytes_max`` where it is -1: chunked.
+
+    Raises HttpError (413) if it is longer than that.
+    """
+    if length > bytes_max:
+        raise too_large(bytes_max)
     return ChunkedBody(bytes_max) if length < 0 else SizedBody(length)

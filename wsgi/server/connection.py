@@ -11,16 +11,18 @@ moves are the table in ``wsgi.server.states``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from io import BytesIO
 from typing import Any
 
 from wsgi.server import states
 from wsgi.server.chunked import CONTINUE, Body, body_of
+from wsgi.server.early import OWNER, abandon
 from wsgi.server.exchange import AGAIN, FAILED, MORE, PAUSED, Exchange
 from wsgi.server.head import CLOSE, KEEP_ALIVE, Head, NoHead, Site
 from wsgi.server.inbox import Inbox
-from wsgi.server.refusal import HttpError, bad, too_large
+from wsgi.server.refusal import HttpError, bad
+from wsgi.server.refusing import refusal
 from wsgi.server.shared import ServerState
 from wsgi.server.slow import CALL, FEED, NONE, RESUME
 from wsgi.server.states import ANSWERED, ARRIVED, BODY, BUSY, CLOSING, HEAD, IDLE, LEFT, STREAM
@@ -30,12 +32,12 @@ class Connection(asyncio.Protocol):
     """A connection. It has an ``exchange``, which answers.
 
     ``since``: the clock (s) when the present state, or its last progress, began; ``started``: when the body, or the
-    closing, did. ``held``: bytes of an unfinished body. ``waits``: whether the answer must not be iterated now.
+    closing, did. ``held``: bytes of ``owner``'s unfinished body. ``waits``: whether the answer may not be iterated now.
     """
 
     __slots__ = (
-        "answered", "body", "environ", "eof", "exchange", "held", "inbox", "next_mode", "next_step", "pending",
-        "reading", "received", "remote_addr", "remote_port", "server", "since", "site", "started", "state",
+        "answered", "body", "environ", "eof", "exchange", "held", "inbox", "next_mode", "next_step", "owner",
+        "pending", "reading", "received", "remote_addr", "remote_port", "server", "since", "site", "started", "state",
         "transport", "waits", "working", "wrote",
     )  # fmt: skip
 
@@ -46,7 +48,8 @@ class Connection(asyncio.Protocol):
         self.transport: Any = None
         self.state, self.next_step = IDLE, NONE
         self.body: Body | None = None
-        self.environ: dict[str, Any] | None = None
+        self.environ: dict[str, Any] | None = None  # Of a request with a body that came in pieces.
+        self.owner: Hashable = None
         self.received = self.held = self.answered = self.pending = 0
         self.next_mode: int | None = None
         self.since = self.started = self.wrote = server.clock
@@ -82,11 +85,13 @@ class Connection(asyncio.Protocol):
             self.server.log.debug("a client went away in mid-request: %s", exc or "end of stream")
         if self.state == STREAM:
             self.exchange.abandon()
+        if self.state == BODY:
+            abandon(self)
         self.state = states.ENDED[self.state]
         self.transport = self.exchange.transport = None
         self.server.held.free(self, self.server.clock)
         self.server.leave(self)
-        self.body, self.inbox.partial, self.inbox.unread = None, bytearray(), b""
+        self.inbox.partial, self.inbox.unread = bytearray(), b""
 
     def pause_writing(self) -> None:
         """Note that the client is slow to read."""
@@ -170,22 +175,20 @@ class Connection(asyncio.Protocol):
         if self.transport is None:
             self.state = states.DROPPED[self.state]
             return None
-        if self.server.early is not None and not 0 <= head.length <= min(len(data) - at + len(unread), bytes_max):
-            answer = self.server.early.answer(self._fill(head.copy(), BytesIO()), sends_body=head.sends_body)
-            if answer is not None:
-                self._refuse(answer)
-                return None
-        if head.length > bytes_max:
-            raise too_large(bytes_max)
+        environ = self._fill(head.take(), BytesIO())
+        early, whole = self.server.early, 0 <= head.length <= min(len(data) - at + len(unread), bytes_max)
+        if early and not whole and (answer := early.answer(environ, sends_body=head.sends_body)) is not None:
+            self._refuse(answer)
+            return None
+        self.environ, self.owner, self.received = environ, environ.get(OWNER), 0
+        self.body = body_of(head.length, bytes_max)
         self.state = states.BODY_BEGUN[self.state]
         self.since = self.started = self.server.clock
-        self.received = 0
-        self.body = body_of(head.length, bytes_max)
         if head.expects and at == len(data) and not unread:
             self.transport.write(CONTINUE)
         for piece, start in ((data, at), (unread, 0)):
             if self.state != BODY:
-                inbox.unread = piece
+                inbox.unread += piece
             elif start < len(piece):
                 self._take_body(piece, start)
         if self.state == BODY and self.next_step == NONE:
@@ -197,7 +200,8 @@ class Connection(asyncio.Protocol):
         if self.eof:
             raise bad("the body was cut short")
         self.since = self.server.clock
-        self.resume_reading()
+        if self not in self.server.held.waiting:
+            self.resume_reading()
 
     def _take_body(self, data: bytes, at: int = 0) -> None:
         """Take a piece of the body, ``data`` from ``at`` on, or go on with what was taken. Raises HttpError."""
@@ -212,9 +216,8 @@ class Connection(asyncio.Protocol):
             elif not data:
                 self._read_on()
             return
-        self.inbox.data, self.inbox.at = body.left
-        self.body = None
-        self.environ = self._fill(self.exchange.head.take(), body.stream)
+        self.inbox.keep(*body.left)
+        self.body, self.environ["wsgi.input"] = None, body.stream  # type: ignore[index]  # It was made before.
         self.state = states.BODY_ENDED[self.state]
         if body.size > self.server.limits.big_bytes:
             self._slow_down(CALL)
@@ -361,15 +364,12 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def fail(self, error: HttpError) -> None:
-        """Answer without the application, and close. An answer to HEAD has no body, though its head is not parsed."""
-        head = self.exchange.head
-        sends_body = head.sends_body and not (head is NoHead and self.inbox.starts_with(b"HEAD "))
-        self._refuse(self.server.refusal(error, sends_body=sends_body))
+        """Answer without the application, and close."""
+        self._refuse(refusal(self, error))
 
     def _refuse(self, answer: bytes) -> None:
         """Send ``answer`` instead of the application's, and close."""
-        self.server.held.free(self, self.server.clock)
-        self.body = None
+        abandon(self)
         if self.transport is None:
             self.state = states.DROPPED[self.state]
             return

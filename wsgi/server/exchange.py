@@ -194,6 +194,7 @@ class Exchange:
                 observer.answered(seen, self.status or "500", self.headers, self.sent, self.began)
             except Exception:
                 self.server.log.exception("Error in the access log or post_request")
+            self.began = 0.0
         self.status = None
         if self.written:
             self.written = []

@@ -69,6 +69,7 @@ class NoHead:
     lines: list[str] | None = None
     host: str | None = None
     template: dict[str, Any] | None = None
+    environ: dict[str, Any] | None = None
 
 
 class Head:

@@ -80,6 +80,13 @@ class Inbox:
             self.data, self.at, self.unread = self.unread, 0, b""
         return bool(self.data)
 
+    def keep(self, data: bytes, at: int) -> None:
+        """Keep what is behind a body that came in pieces.
+
+        Not in ``data``: a turn would take a head there that equals the last one for the request that is in hand.
+        """
+        self.data, self.at, self.unread = b"", 0, data[at:]
+
     def clear(self) -> None:
         """Drop everything."""
         self.data, self.at, self.unread, self.partial = b"", 0, b"", bytearray()

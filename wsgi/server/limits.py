@@ -25,7 +25,8 @@ class Limits:
     unread_bytes_max: int = 65_536
     """Bytes buffered behind the current request (pipelining). Over it reading stops; one read may overshoot."""
     held_bytes_max: int = 268_435_456
-    """Bytes of unfinished bodies in one worker. Over it they wait unread; if none can finish, the largest gets 503."""
+    """Bytes of unfinished bodies in one worker. Over it they wait unread; if none can finish, the largest gets 503.
+    One owner (``phased.owner``) may take half of it, but at least one body: over that only its own wait."""
     gather_bytes_max: int = 262_144
     """Bytes of a response gathered before its first write, and written per turn. The rest waits for the next turn."""
     connections_max: int = 16_384

@@ -13,7 +13,7 @@ from typing import Any
 from wsgi.server.held import HeldBytes
 from wsgi.server.limits import Limits
 from wsgi.server.observing import Observer
-from wsgi.server.refusal import HttpError, Refuse, refuse_as_text
+from wsgi.server.refusal import Refuse, refuse_as_text
 from wsgi.server.response import Heads
 from wsgi.server.slow import SlowWork
 
@@ -63,7 +63,7 @@ class ServerState:
         self.clock = time.monotonic()
         self.heads = Heads()
         self.plain, self.varied = self.heads.plain, self.heads.varied
-        self.held = HeldBytes(limits.held_bytes_max)
+        self.held = HeldBytes(limits.held_bytes_max, limits.payload_bytes_max)
         self.connections: set[Any] = set()
         self.arrived: list[Any] = []
         self.noted: list[tuple[Any, str]] = []
@@ -105,12 +105,3 @@ class ServerState:
         self.connections.discard(connection)
         self.held.waiting.discard(connection)
         self.on_leave()
-
-    def refusal(self, error: HttpError, *, sends_body: bool) -> bytes:
-        """Render a refusal, as text if the function that was handed in fails. Never raises."""
-        self.log.debug("refused: %d: %s", error.status, error.detail)
-        try:
-            return self.heads.refusal(*self.refuse(error.status, error.detail), sends_body=sends_body)
-        except Exception:
-            self.log.exception("Error rendering a refusal")
-            return self.heads.refusal(*refuse_as_text(error.status, error.detail), sends_body=sends_body)

@@ -25,7 +25,7 @@ from gunicorn.workers.base import Worker
 from wsgi.server.acceptor import Acceptor
 from wsgi.server.balance import board_of
 from wsgi.server.deadlines import sweep
-from wsgi.server.early import early_of
+from wsgi.server.early import abandon, early_of
 from wsgi.server.limits import Limits
 from wsgi.server.observing import Observer
 from wsgi.server.refusal import Refuse, refuse_as_text
@@ -130,6 +130,8 @@ class PhasedWorker(Worker):  # type: ignore[misc]  # gunicorn has no types
         finally:
             self.acceptor.close()
             for connection in list(server.connections):
+                if connection.state == BODY:
+                    abandon(connection)
                 if connection.transport is not None:
                     connection.transport.abort()
             self.loop.close()

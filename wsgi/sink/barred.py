@@ -16,7 +16,7 @@ log = logging.getLogger("inlet")
 LINES_MAX = 10
 """Lines for one commit or one look; a last one counts the rest. A thousand streams may change at once."""
 MISCONFIGURED = frozenset({"sink-misconfigured"})
-"""Reasons that only the operator can fix: logged as critical, and given to producers as they are."""
+"""Reasons that only the operator can fix: given to producers as they are, critical where all are refused."""
 PRESSURE = frozenset({"backlog-full", "store-full"})
 """Reasons of backpressure: logged as warnings."""
 
@@ -66,9 +66,7 @@ class BarredLog:
 
 
 def level_of(reason: str | None) -> int:
-    """Return the level at which a refusal for ``reason`` is logged."""
-    if reason in MISCONFIGURED:
-        return logging.CRITICAL
+    """Return the level at which a destination's refusal for ``reason`` is logged: the others still take records."""
     return logging.WARNING if reason in PRESSURE else logging.ERROR
 
 
