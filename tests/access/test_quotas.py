@@ -161,6 +161,34 @@ def test_a_refusal_charges_nothing_not_even_the_quotas_that_had_enough() -> None
     assert not passes(meter.admit, 0)
 
 
+def test_a_request_of_one_record_is_charged_at_once_and_one_of_others_in_two_steps() -> None:
+    meter = metered(requests=Quota(1, 100), records=Quota(1, 10))
+    for _ in range(4):
+        meter.admit_one(0)
+    meter.admit_one(0)
+    meter.rest(5)  # 9 of 10 are used.
+    meter.admit_one(0)
+    assert not passes(meter.admit_one, 0)
+
+
+def test_where_the_rest_is_refused_its_first_record_is_given_back() -> None:
+    meter = metered(records=Quota(1, 10))
+    meter.admit_one(0)
+    for _ in range(20):
+        meter.admit_one(0)
+        assert not passes(meter.rest, 10)
+    meter.admit_one(0)
+    meter.rest(9)
+    assert not passes(meter.admit_one, 0)
+
+
+def test_a_bulk_over_the_burst_passes_where_all_of_it_was_left_before_its_first_record() -> None:
+    meter = metered(records=Quota(1, 10))
+    meter.admit_one(0)
+    meter.rest(50)
+    assert not passes(meter.admit_one, 0)
+
+
 def test_one_key_over_its_quota_takes_nothing_from_another() -> None:
     quotas = Quotas(Clock())
     one, other = (quotas.meter(key({"requests": Quota(1, 3)}, key_id)) for key_id in ("a" * 12, "b" * 12))

@@ -23,8 +23,8 @@ OWNER, UNFINISHED = "phased.owner", "phased.unfinished"
 class Meter(Protocol):
     """The quotas of one key. Each but ``spent`` raises Denied (``quota-exceeded``)."""
 
-    def admit(self, size: int, /) -> None:
-        """Charge one request with a body of ``size`` bytes, or nothing if it raises."""
+    def admit_one(self, size: int, /) -> None:
+        """Charge one request of one record with a body of ``size`` bytes, or nothing if it raises."""
 
     def body(self, size: int, /) -> None:
         """Charge the bytes of a body whose length was not known before, also if it raises."""
@@ -32,8 +32,8 @@ class Meter(Protocol):
     def spent(self, size: int, /) -> None:
         """Charge the bytes of such a body that nothing became of. Never raises."""
 
-    def records(self, count: int, /) -> None:
-        """Charge the records of a request, or nothing if it raises."""
+    def rest(self, count: int, /) -> None:
+        """Charge a request's ``count`` records, of which ``admit_one`` has charged one; none of them if it raises."""
 
 
 class Grant(Protocol):

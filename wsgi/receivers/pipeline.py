@@ -160,7 +160,7 @@ class Endpoint:
             if self._key is not None:
                 answer.grant = grant = self._key(environ, self.name)
                 if new and grant.meter is not None:
-                    grant.meter.admit(size if fits else 0)
+                    grant.meter.admit_one(size if fits else 0)
             asked = environ.get("HTTP_INLET_DURABILITY")
             level = RECEIVED if asked is None else level_of(asked)
             # PERF: the one ordinary case here, every other one in read_body (bench/micro.py: app).
@@ -217,8 +217,8 @@ class Endpoint:
             destination = grant.stream
             if grant.services is not None:
                 parsed = only_services(parsed, grant.services, keep=self._keep is not None)
-            if grant.meter is not None:
-                grant.meter.records(len(parsed.lines))
+            if grant.meter is not None and len(parsed.lines) != 1:
+                grant.meter.rest(len(parsed.lines))
         answer.parsed = parsed
         answer.ticket = ticket = self._append(parsed.lines, level, destination)
         return ticket
@@ -255,7 +255,7 @@ class Endpoint:
                 grant = self._key(environ, self.name)
                 environ[OWNER] = grant.key
                 if grant.meter is not None:
-                    grant.meter.admit(int(length) if fits else 0)
+                    grant.meter.admit_one(int(length) if fits else 0)
                     if not length:
                         environ[UNFINISHED] = grant.meter.spent
             asked = environ.get("HTTP_INLET_DURABILITY")
