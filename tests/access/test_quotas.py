@@ -189,6 +189,34 @@ def test_a_bulk_over_the_burst_passes_where_all_of_it_was_left_before_its_first_
     assert not passes(meter.admit_one, 0)
 
 
+@pytest.mark.parametrize("rate", [100, 10_000, 1_000_000])
+def test_what_is_charged_ahead_is_never_more_than_the_bucket_gives_and_hardly_less(rate: int) -> None:
+    clock = Clock()
+    quotas = Quotas(clock)
+    quotas.start(0)
+    named = {"requests": Quota(rate, rate), "records": Quota(rate, rate), "bytes": Quota(rate * 10, rate * 10)}
+    one, other = (quotas.meter(key(named)) for _ in range(2))  # two workers, as far as a lease goes
+    assert one is not None
+    assert other is not None
+    admitted = 0
+    for _ in range(3):
+        while passes(one.admit_one, 10) or passes(other.admit_one, 10):
+            admitted += 1
+        clock.now += SECOND // 100
+    most = rate + 2 * rate // 100
+    assert most - max(2 * rate // 32, 2) <= admitted <= most
+
+
+def test_a_bulk_over_the_burst_passes_though_something_was_charged_ahead() -> None:
+    clock = Clock()
+    meter = metered(clock, records=Quota(100_000, 100_000))
+    meter.admit_one(0)
+    clock.now += SECOND
+    meter.admit_one(0)
+    meter.rest(200_000)
+    assert not passes(meter.admit_one, 0)
+
+
 def test_one_key_over_its_quota_takes_nothing_from_another() -> None:
     quotas = Quotas(Clock())
     one, other = (quotas.meter(key({"requests": Quota(1, 3)}, key_id)) for key_id in ("a" * 12, "b" * 12))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 import time
 from typing import NoReturn
 
@@ -33,6 +34,10 @@ WINDOWS = (1, 10, 100, 1_000)
 """Seconds that ``w`` may say: the first in which a rate of at least 0.001 comes out whole, or at 100 and more."""
 WINDOW_QUOTA_MIN = 100
 """From here on, rounding ``q`` down takes less than one percent."""
+LEASE_UNITS = 5_000_000 * UNITS_PER_NS
+"""Five milliseconds of a quota's rate, in units: what a worker charges ahead."""
+LEASE_SHARE = 64
+"""... at most this part of the burst, so that workers which hold some keep nearly nothing of it from the others."""
 UNITS = {"requests": "requests", "records": "records", "bytes": "content-bytes"}
 """Kind -> quota unit of the draft."""
 
@@ -59,6 +64,37 @@ class _Gauge:
         return min(self.bucket.cost(tokens), self.bucket.burst) - self.bucket.level(now)
 
 
+class _Lease:
+    """Tokens of one bucket that were charged and not used yet, in units; for one process.
+
+    They are charged before they are used, so all workers together never admit more than the bucket gives. What a worker
+    holds for later is a few milliseconds' worth, and at most LEASE_SHARE of the burst. ``nothing``: what is left where
+    there is no such quota.
+    """
+
+    __slots__ = ("_bucket", "left", "most", "one")
+
+    def __init__(self, bucket: Bucket | None, nothing: int = 0) -> None:
+        self._bucket = bucket
+        self.left = nothing if bucket is None else 0
+        self.one = 0 if bucket is None else bucket.one
+        most = 0 if bucket is None else min(LEASE_UNITS, bucket.burst // LEASE_SHARE)
+        self.most = most if most > self.one else 0
+
+    def take(self, words: memoryview, now: int) -> None:
+        """Charge a lease, if so much is left."""
+        bucket = self._bucket
+        if bucket is not None and self.most and bucket.level(now) >= self.most:
+            words[bucket.mine] -= self.most
+            self.left = self.most
+
+    def give_back(self, words: memoryview) -> None:
+        """Give back what was not used: who is refused must not be so for want of it."""
+        if self._bucket is not None and self.left > 0:
+            words[self._bucket.mine] += self.left
+            self.left = 0
+
+
 class Meter:
     """What one key has used of its quotas. Every method but ``spent`` may raise Denied ``quota-exceeded``.
 
@@ -70,6 +106,9 @@ class Meter:
         self._gauges = gauges
         found = {kind: gauge.bucket for kind, gauge in gauges.items()}
         self._requests, self._records, self._bytes = map(found.get, UNITS)
+        self._leases = (_Lease(self._requests), _Lease(self._records), _Lease(self._bytes, nothing=1))
+        self._byte_cost = 0.0 if self._bytes is None else self._bytes.per_token
+        self._lock = threading.Lock()  # among the threads of one worker, while leases change
         self._policies = ", ".join(gauge.policy() for gauge in gauges.values())
 
     def admit(self, size: int) -> None:
@@ -87,20 +126,41 @@ class Meter:
     def admit_one(self, size: int) -> None:
         """Do as ``admit``, and charge one record; if the request turns out to have others, call ``rest``.
 
-        PERF: most requests have one record, and are done with then (bench.options).
+        PERF: most requests have one record, and are done with then. Of a quota of many, a few milliseconds' worth is
+        charged at once, and used up here (bench.options).
         """
-        self.admit(size)
-        if (bucket := self._records) is not None:
-            self._words[bucket.mine] -= bucket.one
+        leases, cost = self._leases, int(size * self._byte_cost)
+        requests, records, data = leases
+        if requests.left >= requests.one and records.left >= records.one and data.left > cost:
+            requests.left -= requests.one
+            records.left -= records.one
+            data.left -= cost
+            return
+        with self._lock:
+            self._give_back()
+            self.admit(size)
+            if (bucket := self._records) is not None:
+                self._words[bucket.mine] -= bucket.one
+            now = self._clock() * UNITS_PER_NS
+            for lease in leases:
+                lease.take(self._words, now)
+
+    def _give_back(self) -> None:
+        for lease in self._leases:
+            lease.give_back(self._words)
 
     def rest(self, count: int) -> None:
         """Charge the records of a request of ``count``, of which ``admit_one`` has charged one; none if it raises."""
         if (bucket := self._records) is not None:
+            with self._lock:
+                self._give_back()
             self._words[bucket.mine] += bucket.one
             self._charge(bucket, "records", count)
 
     def body(self, size: int) -> None:
         """Charge ``size`` bytes, also if it raises, of a body whose size was not known to ``admit``."""
+        with self._lock:
+            self._give_back()
         self._charge(self._bytes, "bytes", size, received=True)
 
     def spent(self, size: int) -> None:

@@ -27,8 +27,8 @@ FIELDS_READ_MAX = 100
 TARGET_CHARS_MAX = 1_024
 """Characters of a target that was too long, or not complete: a line of the log should stay one that people read."""
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_LINE = re.compile(rf"({_TOKEN}{{1,32}}) (.+) (HTTP/[0-9]\.[0-9])")
+_TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_LINE = re.compile(rf"({_TCHAR}{{1,32}}) (.+) (HTTP/[0-9]\.[0-9])")
 _BEGINNING = re.compile(r"([A-Z-]{3,32}) (/[^ ]*)")
 """A request line that is too long, cut short, or of no version. Other bytes may be a body, which nobody may log."""
 _NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9A-Za-z]+")
