@@ -265,9 +265,11 @@ def test_full_memory_refuses_the_whole_call(stores: Any, stream: str) -> None:
     store = stores()
     subject = Sink(store.url, stream, dedup_seconds=WINDOW_SECONDS)
     commit(subject, line("a"))
+    # In this order: a look refuses what comes behind it.
+    ticket = subject.append([line("b")])
     store.client.config_set("maxmemory", 1)
     with refused("sink-unavailable", match="OOM"):
-        commit(subject, line("b"))
+        ticket.commit()
     store.client.config_set("maxmemory", 0)
     ticket = once_closed(subject, line("b"))
     ticket.commit()

@@ -27,7 +27,7 @@ from wsgi.store.disk import REFILL_SHARE, RESERVE_BYTES, RESERVE_SHARE, Reserve
 DISK_BYTES = 64 * 2**20
 WARM_ANSWERS = 100
 FILE = "appendonlydir/appendonly.aof.1.incr.aof"
-GET_READY = b"GET /readyz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+GET_READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 MASTER = """
 import os, sys
 from pathlib import Path
