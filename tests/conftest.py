@@ -40,9 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="inlet-run-")
     tempfile.tempdir = os.environ["TMPDIR"]
+    # A shell that starts this in its background ignores both. Programs under test would inherit that.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # Started in the background of a shell. Programs under test would inherit that, and ignore Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) == signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)
