@@ -1,12 +1,12 @@
 """``python -m bench.options``: what an option costs: this tree with it against this tree without it, in pairs.
 
-What lives here: the options, the order of the runs, the ratios, the report. What must not: one run
-(``bench.compare.measure``).
+What lives here: the options, what is promised of them, the report. What must not: the order of the runs, and ratios
+(``bench.pairs``); one run (``bench.compare.measure``).
 
-In each round every option runs twice, without it and with it, one right after the other; which one is first alternates.
-A ratio is taken within a round, and its median over the rounds counts. Both runs are sent the same requests: varied
-single records, each with a key in ``Authorization``, which the server without keys ignores, and with an event ID that
-was never sent before, since a duplicate would cost less than a record that is stored.
+Every option runs twice, without it and with it, one right after the other; the median of the rounds' ratios counts.
+Both runs are sent the same requests: varied single records, each with a key in ``Authorization``, which the server
+without keys ignores, and with an event ID that was never sent before, since a duplicate would cost less than a record
+that is stored.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, pairs
 from bench.compare import measure
+from bench.pairs import CPU, RPS
 from bench.peers import INLET_WORKERS, ROOT, SINGLE, Peer, inlet
 from bench.plan import Load
 from bench.store import BenchStore
@@ -32,7 +33,7 @@ from inlet import keyfile
 from inlet.keyfile import Key, KeyQuotas, Quota
 
 CONNECTIONS = 64
-RPS, CPU, STORE_CPU = "requests_per_second", "cpu_us_per_request", "store_cpu_us_per_request"
+STORE_CPU = "store_cpu_us_per_request"
 KEYS_FILE = "keys file"
 """Stands for the path of a file with one key."""
 QUOTAS = KeyQuotas(requests=Quota(1e6, 1e6), records=Quota(1e6, 1e6), bytes=Quota(1e9, 1e9))
@@ -86,7 +87,7 @@ def row(name: str, given: dict[str, str], authorization: str, keys: Path) -> Pee
 
 
 def compare(chosen: Sequence[Option], connections: int, seconds: int, rounds: int, path: Path) -> dict[str, Any]:
-    """Run everything; the JSON is written after each run, so a run that is cut off leaves what it had."""
+    """Run everything; see ``bench.pairs.run``."""
     with BenchStore() as store:
         about = machine.describe(store.version())
     document: dict[str, Any] = {
@@ -98,28 +99,20 @@ def compare(chosen: Sequence[Option], connections: int, seconds: int, rounds: in
         keys = Path(directory) / "keys.toml"
         authorization = new_key(keys)
         load = KeyedLoad(SINGLE, connections, authorization=authorization)
-        for number in range(rounds):
-            for turn, option in enumerate(chosen):
-                for on in (False, True) if (number + turn) % 2 == 0 else (True, False):
-                    peer = row(option.name, option.env if on else {}, authorization, keys)
-                    run = {"round": number, "option": option.name, "on": on, **measure(peer, load, seconds)}
-                    document["runs"].append(run)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps(document, indent=1) + "\n")
-                    line = f"round {number + 1}  {option.name:10} {'on ' if on else 'off'} {run[RPS]:9.0f}/s"
-                    print(f"{line}  {run[CPU]:6.1f} us  {run['fault'] or ''}", flush=True)
+
+        def measured(option: Option, on: bool) -> tuple[dict[str, Any], str]:
+            peer = row(option.name, option.env if on else {}, authorization, keys)
+            run = {"option": option.name, "on": on, **measure(peer, load, seconds)}
+            line = f"{option.name:10} {'on ' if on else 'off'} {run[RPS]:9.0f}/s"
+            return run, f"{line}  {run[CPU]:6.1f} us  {run['fault'] or ''}"
+
+        pairs.run(document, chosen, (False, True), rounds, measured, path)
     return document
 
 
 def ratios(runs: list[dict[str, Any]], option: str, metric: str) -> list[float]:
     """Return on over off, one a round; none for rounds that lack one of them."""
-    values = {(run["round"], run["on"]): float(run[metric]) for run in runs if run["option"] == option}
-    rounds = sorted({number for number, _ in values})
-    return [
-        values[number, True] / values[number, False]
-        for number in rounds
-        if (number, True) in values and values.get((number, False))
-    ]
+    return pairs.ratios((run for run in runs if run["option"] == option), "on", (False, True), metric)
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

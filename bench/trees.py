@@ -1,10 +1,10 @@
 """``python -m bench.trees OLD [NEW]``: Inlet of one checkout against Inlet of another, in pairs.
 
-What lives here: the order of the runs, the ratios, the report. What must not: one run (``bench.compare.measure``).
+What lives here: the two sides, what is asked of them, the report. What must not: the order of the runs, and ratios
+(``bench.pairs``); one run (``bench.compare.measure``).
 
-In each round every load runs on both trees, one right after the other; which one is first alternates. A ratio is taken
-within a round, and its median over the rounds counts, so a machine that changes its speed changes it for both. Both run
-on the same interpreter, with the same libraries, in fresh processes over a fresh and empty store.
+Every load runs on both trees, one right after the other; the median of the rounds' ratios counts. Both run on the same
+interpreter, with the same libraries, in fresh processes over a fresh and empty store.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import machine
+from bench import machine, pairs
 from bench.compare import measure
+from bench.pairs import CPU, RPS
 from bench.peers import BULK, INLET_WORKERS, ROOT, SINGLE, Peer, inlet
 from bench.plan import Load, named
 from bench.store import BenchStore
@@ -27,7 +28,6 @@ RATIO_MIN = 0.97
 """What the new tree must reach of the old one's requests per second, under every load."""
 OLD, NEW = "old", "new"
 DEFAULT = (*(Load(SINGLE, n) for n in (4, 16, 64, 256)), Load(BULK, 4), Load(BULK, 16))
-RPS, CPU = "requests_per_second", "cpu_us_per_request"
 
 
 def row(name: str, tree: Path) -> Peer:
@@ -49,7 +49,7 @@ def loads(text: str) -> tuple[Load, ...]:
 
 
 def compare(trees: dict[str, Path], chosen: Sequence[Load], seconds: int, rounds: int, path: Path) -> dict[str, Any]:
-    """Run everything; the JSON is written after each run, so a run that is cut off leaves what it had."""
+    """Run everything; see ``bench.pairs.run``."""
     rows = [row(name, tree.resolve()) for name, tree in trees.items()]
     with BenchStore() as store:
         about = machine.describe(store.version())
@@ -59,26 +59,18 @@ def compare(trees: dict[str, Path], chosen: Sequence[Load], seconds: int, rounds
         "options": {"loads": [load.name for load in chosen], "seconds": seconds, "rounds": rounds},
         "runs": [],
     }
-    for number in range(rounds):
-        for turn, load in enumerate(chosen):
-            for peer in rows if (number + turn) % 2 == 0 else rows[::-1]:
-                run = {"round": number, "load": load.name, "tree": peer.name, **measure(peer, load, seconds)}
-                document["runs"].append(run)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(document, indent=1) + "\n")
-                print(f"round {number + 1}  {load.name:22} {peer.name}  {run[RPS]:9.0f}/s", flush=True)
+
+    def measured(load: Load, peer: Peer) -> tuple[dict[str, Any], str]:
+        run = {"load": load.name, "tree": peer.name, **measure(peer, load, seconds)}
+        return run, f"{load.name:22} {peer.name}  {run[RPS]:9.0f}/s"
+
+    pairs.run(document, chosen, rows, rounds, measured, path)
     return document
 
 
 def ratios(runs: list[dict[str, Any]], load: str, metric: str) -> list[float]:
     """Return new over old, one a round; none for rounds in which the old one has no figure."""
-    values = {(run["round"], run["tree"]): float(run[metric]) for run in runs if run["load"] == load}
-    rounds = sorted({number for number, _ in values})
-    return [
-        values[number, NEW] / values[number, OLD]
-        for number in rounds
-        if (number, NEW) in values and values.get((number, OLD))
-    ]
+    return pairs.ratios((run for run in runs if run["load"] == load), "tree", (OLD, NEW), metric)
 
 
 def _median(found: list[float]) -> float:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from bench import load, machine, options, traffic
+from bench import load, machine, options, pairs, traffic
 from bench.load import Outcome
 from bench.peers import Running
 from bench.store import BenchStore
@@ -52,8 +52,8 @@ def accepting() -> Iterator[int]:
 
 def runs(option: str, number: int, off: float, on: float, fault: str | None = None) -> list[dict[str, Any]]:
     """Return a round of an option, with these requests per second."""
-    base = {"round": number, "option": option, options.CPU: 1.0, options.STORE_CPU: 2.0, "fault": fault}
-    return [{**base, "on": on_, options.RPS: rate} for on_, rate in ((False, off), (True, on))]
+    base = {"round": number, "option": option, pairs.CPU: 1.0, options.STORE_CPU: 2.0, "fault": fault}
+    return [{**base, "on": on_, pairs.RPS: rate} for on_, rate in ((False, off), (True, on))]
 
 
 def test_a_ratio_of_an_option_is_the_median_of_its_rounds_and_a_fault_misses_the_target() -> None:
