@@ -99,6 +99,13 @@ class KeyQuotas:
     records: Quota | None = None
     bytes: Quota | None = None
 
+    def given(self) -> Iterator[tuple[str, Quota]]:
+        """Return the kinds that have a bound, each with it."""
+        for what in fields(self):
+            quota = getattr(self, what.name)
+            if quota is not None:
+                yield what.name, quota
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -153,11 +160,9 @@ def block(key: Key) -> str:
         lines.append(f"stream = {_quoted(key.stream)}")
     if key.metrics:
         lines.append("metrics = true")
-    for what in fields(KeyQuotas):
-        quota = getattr(key.quotas, what.name)
-        if quota is not None:
-            rate, burst = repr(float(quota.per_second)), repr(float(quota.burst))
-            lines.append(f"quotas.{what.name} = {{ per_second = {rate}, burst = {burst} }}")
+    for kind, quota in key.quotas.given():
+        rate, burst = repr(float(quota.per_second)), repr(float(quota.burst))
+        lines.append(f"quotas.{kind} = {{ per_second = {rate}, burst = {burst} }}")
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,7 @@ import hypothesis
 import pytest
 import redis
 
+from tests.consumer.support import connect
 from tests.support import Server, debian_redis, processes_of
 from wsgi.store.embedded import EmbeddedStore
 
@@ -132,6 +133,13 @@ def stream() -> str:
 def client(valkey: str) -> Iterator[Any]:
     """redis-py on the session's Valkey."""
     with redis.Redis.from_url(valkey) as client:
+        yield client
+
+
+@pytest.fixture
+def db(store_url: str) -> Iterator[Any]:
+    """redis-py on the store in turn."""
+    with connect(store_url) as client:
         yield client
 
 

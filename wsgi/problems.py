@@ -9,6 +9,7 @@ at the moment of the answer. The server (``wsgi.server``) knows HTTP statuses on
 
 from __future__ import annotations
 
+import random
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -19,6 +20,9 @@ from inlet.stream.errors import InletError
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_BASE: Final = "urn:inlet:problem:"
 """RFC 9457 section 3.1.1 allows any URI; a URN (RFC 8141) claims no host."""
+
+RETRY_JITTER_SECONDS: Final = 2
+"""Retry-After is what the error says and a random number of seconds up to this: clients must not return all at once."""
 
 Headers = list[tuple[str, str]]
 
@@ -106,6 +110,11 @@ class SinkError(Refused):
     def __init__(self, reason: str, detail: str, retry_after: int = 1) -> None:
         super().__init__(reason, detail)
         self.retry_after = retry_after
+
+
+def spread(seconds: int) -> int:
+    """Return what Retry-After says (RFC 9110 section 10.2.3, seconds) where a retry can help after ``seconds``."""
+    return seconds + random.randint(0, RETRY_JITTER_SECONDS)  # nosec B311  # spreads retries
 
 
 def document(reason: str, detail: str, **members: object) -> bytes:

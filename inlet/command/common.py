@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, the options of every command, and the stream they name.
+"""What the commands share: exit codes, the options of every command, the stream they name, and reading it in pages.
 
 What lives here: as above. What must not: output (``inlet.command.output``), what any one command does.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from inlet.stream import place
 from inlet.stream.client import StoreClient
@@ -28,6 +29,10 @@ EXIT_CODES = """exit codes:
   3  the store cannot be reached, or refuses (password, permission, the key is not a stream)
   4  refused, because records that a group has not acked would be lost
 """
+
+
+ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+"""The whole ID of an entry, as commands take it."""
 
 
 class Usage(ConsumerError):
@@ -89,3 +94,19 @@ def connect(where: Target, block_ms: int = 0) -> StoreClient:
         hint = "is Inlet running (make run)?" if where.url.startswith("unix:") else "is REDIS_URL right?"
         raise StoreAway(f"{error.detail} ({place.redacted(where.url)}); {hint}") from None
     return client
+
+
+def rows(client: StoreClient, key: str, page: int, *, newest_first: bool = False) -> Iterator[list[Any]]:
+    """Yield the entries of a stream as XRANGE has them, ``page`` at a time; not those that arrive meanwhile."""
+    last = client.one("XREVRANGE", key, "+", "-", "COUNT", 1)
+    if not last:
+        return
+    first, end = "-", bytes(last[0][0]).decode()
+    while True:
+        span = ("XREVRANGE", key, end, first) if newest_first else ("XRANGE", key, first, end)
+        found = client.one(*span, "COUNT", page)
+        if not found:
+            return
+        yield from found
+        beyond = "(" + bytes(found[-1][0]).decode()
+        first, end = (first, beyond) if newest_first else (beyond, end)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +32,6 @@ Reasons: missing-field, count-mismatch, invalid-line (not a record); handler-fai
 """
 PAGE = 100
 """Letters read at a time."""
-_LETTER_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 def register(commands: Any) -> None:
@@ -64,16 +62,10 @@ def register(commands: Any) -> None:
 
 def letters(client: StoreClient, key: str, arguments: argparse.Namespace) -> Iterator[Letter]:
     """Yield the letters that match the filters, oldest first; not those that arrive meanwhile."""
-    rows = client.one("XREVRANGE", dead_key(key), "+", "-", "COUNT", 1)
-    if not rows:
-        return
-    start, end = "-", bytes(rows[0][0]).decode()
-    while rows := client.one("XRANGE", dead_key(key), start, end, "COUNT", PAGE):
-        for row in rows:
-            letter = deadletter.read(row)
-            if _wanted(letter.reason, arguments.reason) and _wanted(letter.group, arguments.group):
-                yield letter
-        start = "(" + bytes(rows[-1][0]).decode()
+    for row in common.rows(client, dead_key(key), PAGE):
+        letter = deadletter.read(row)
+        if _wanted(letter.reason, arguments.reason) and _wanted(letter.group, arguments.group):
+            yield letter
 
 
 def _wanted(value: str, only: str | None) -> bool:
@@ -90,7 +82,7 @@ def chosen(client: StoreClient, where: common.Target, arguments: argparse.Namesp
                 yield key, letter
         return
     for letter_id in arguments.ids:
-        if not _LETTER_ID.fullmatch(letter_id):
+        if not common.ENTRY_ID.fullmatch(letter_id):
             raise common.Usage(f"{output.printable(letter_id)} is not a letter's ID; `inlet dead list` prints them")
         found = [
             (key, deadletter.read(row))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -229,8 +229,6 @@ def words(key: Key) -> str:
         parts.append(f"stream {key.stream}")
     if key.metrics:
         parts.append("metrics")
-    for what in fields(KeyQuotas):
-        quota = getattr(key.quotas, what.name)
-        if quota is not None:
-            parts.append(f"{quota.per_second:,.10g} {what.name}/s (burst {quota.burst:,.10g})")
+    for kind, quota in key.quotas.given():
+        parts.append(f"{quota.per_second:,.10g} {kind}/s (burst {quota.burst:,.10g})")
     return "; ".join(parts)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -34,7 +33,6 @@ They cannot be replayed: fix the producer, and send them again.
 """
 PAGE = 200
 """Entries read or deleted at a time: about a megabyte of the longest ones."""
-_ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 def register(commands: Any) -> None:
@@ -69,19 +67,10 @@ def entries(
     client: StoreClient, key: str, reason: str | None, *, newest_first: bool = False
 ) -> Iterator[RejectedEntry]:
     """Yield the entries of a stream of rejected records; not those that arrive meanwhile."""
-    last = client.one("XREVRANGE", key, "+", "-", "COUNT", 1)
-    at = bytes(last[0][0]).decode() if last else ""
-    first = "-"
-    while last:
-        span = ("XREVRANGE", key, at, "-") if newest_first else ("XRANGE", key, first, at)
-        page = client.one(*span, "COUNT", PAGE)
-        if not page:
-            return
-        for entry in map(rejected.read, page):
-            if reason in (None, entry.reason):
-                yield entry
-        beyond = "(" + bytes(page[-1][0]).decode()
-        at, first = (beyond, first) if newest_first else (at, beyond)
+    for row in common.rows(client, key, PAGE, newest_first=newest_first):
+        entry = rejected.read(row)
+        if reason in (None, entry.reason):
+            yield entry
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -135,7 +124,7 @@ def run_drop(arguments: argparse.Namespace) -> int:
 def _named(client: StoreClient, key: str, ids: list[str]) -> Iterator[RejectedEntry]:
     """Yield the entries with these IDs, each once. Raises Usage."""
     for entry_id in dict.fromkeys(ids):
-        if not _ENTRY_ID.fullmatch(entry_id):
+        if not common.ENTRY_ID.fullmatch(entry_id):
             raise common.Usage(f"{output.printable(entry_id)} is not an ID; `inlet rejected list` prints them")
         row = client.one("XRANGE", key, entry_id, entry_id)
         if not row:

@@ -18,8 +18,8 @@ import pytest
 from inlet.keyfile import BURST_MAX, PER_SECOND_MAX, PER_SECOND_MIN, Key, KeyQuotas, Quota
 from tests.access.forked import SECOND, Clock, forked, wait_for
 from wsgi.access.buckets import SECONDS_MAX
-from wsgi.access.quotas import RETRY_JITTER_SECONDS, UNITS, Meter, Quotas
-from wsgi.problems import PROBLEMS, Denied
+from wsgi.access.quotas import UNITS, Meter, Quotas
+from wsgi.problems import PROBLEMS, RETRY_JITTER_SECONDS, Denied
 
 SECRET = "5ec7e7" * 10
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
-from tests.consumer.support import Run, connect, runner
+from tests.consumer.support import Run, runner
 
 
 @pytest.fixture(params=["sync", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Run:
     """A reader of either kind."""
     return runner(request.param)
-
-
-@pytest.fixture
-def db(store_url: str) -> Iterator[Any]:
-    """redis-py on the store in turn."""
-    with connect(store_url) as client:
-        yield client

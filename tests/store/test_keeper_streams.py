@@ -13,7 +13,7 @@ from inlet.stream.errors import StoreRefuses
 from inlet.stream.keeper import WAITING_STREAMS, Keeper, Kept
 from inlet.stream.keys import full_key, groups_key, keeper_key
 from inlet.stream.retention import Hold, Retention
-from tests.consumer.support import command, connect, fill
+from tests.consumer.support import command, fill
 from tests.stream.support import read_all
 from tests.support import DEADLINE_SECONDS, wait_until
 from wsgi import metrics
@@ -21,13 +21,6 @@ from wsgi.store import keeper as thread
 from wsgi.store.keeper import LINES_MAX, Reports
 
 KEEP = Retention(entries=10)
-
-
-@pytest.fixture
-def db(store_url: str) -> Iterator[Any]:
-    """redis-py on the store in turn."""
-    with connect(store_url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -25,13 +25,6 @@ from wsgi.store.embedded import EmbeddedStore
 
 
 @pytest.fixture
-def db(store_url: str) -> Iterator[Any]:
-    """redis-py on the store in turn."""
-    with connect(store_url) as client:
-        yield client
-
-
-@pytest.fixture
 def client(store_url: str) -> Iterator[StoreClient]:
     client = StoreClient(store_url)
     yield client

@@ -19,17 +19,14 @@ so that clients do not return all at once (section 8.5). The fields come with a 
 from __future__ import annotations
 
 import contextlib
-import random
 import threading
 import time
 from typing import NoReturn
 
 from inlet.keyfile import Key, Quota
 from wsgi.access.buckets import SLOTS_USED, UNITS_MAX, UNITS_PER_NS, UNITS_PER_SECOND, Bucket, Buckets, Clock
-from wsgi.problems import Denied
+from wsgi.problems import Denied, spread
 
-RETRY_JITTER_SECONDS = 2
-"""As for all other refusals that ask for a retry."""
 WINDOWS = (1, 10, 100, 1_000)
 """Seconds that ``w`` may say: the first in which a rate of at least 0.001 comes out whole, or at 100 and more."""
 WINDOW_QUOTA_MIN = 100
@@ -233,7 +230,7 @@ class Meter:
         gauge = self._gauges[kind]
         seconds = max(-(-units // UNITS_PER_SECOND), 1)
         left = max(int(gauge.bucket.level(now) / gauge.bucket.per_token), 0)
-        retry = seconds + random.randint(0, RETRY_JITTER_SECONDS)  # nosec B311  # spreads retries
+        retry = spread(seconds)
         quota = gauge.quota
         detail = (
             f"the key may send {_number(quota.per_second)} {kind} per second and {_number(quota.burst)} at once; "
@@ -264,13 +261,11 @@ class Quotas:
     def meter(self, key: Key) -> Meter | None:
         """Return the meter of a key; None without quotas. An unchanged quota keeps its level, a changed one is full."""
         gauges: dict[str, _Gauge] = {}
-        for kind in UNITS:
-            quota: Quota | None = getattr(key.quotas, kind)
-            if quota is not None:
-                # TOML has 100 and 100.0, which are the same quota.
-                quota = Quota(float(quota.per_second), float(quota.burst))
-                bucket = self._buckets.bucket(f"{key.id} {kind}", quota.per_second, quota.burst)
-                gauges[kind] = _Gauge(kind, quota, bucket)
+        for kind, given in key.quotas.given():
+            # TOML has 100 and 100.0, which are the same quota.
+            quota = Quota(float(given.per_second), float(given.burst))
+            bucket = self._buckets.bucket(f"{key.id} {kind}", quota.per_second, quota.burst)
+            gauges[kind] = _Gauge(kind, quota, bucket)
         return Meter(self._buckets, gauges) if gauges else None
 
 

@@ -64,31 +64,31 @@ class Application:
         endpoint = self._endpoints.get(environ["PATH_INFO"])
         if endpoint is not None and environ["REQUEST_METHOD"] == "POST":
             return endpoint.before_body(environ)
-        response: list[Any] = []
-
-        def keep(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            response[:] = [status, headers]
-            return _no_write
-
-        body = b"".join(self._route(environ, keep))
-        return response[0], response[1], body
+        held = _Held()
+        body = b"".join(self._route(environ, held))
+        return held.status, held.headers, body
 
     def _route(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        held: list[Any] = []
-
-        def hold(status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
-            held[:] = [status, headers]
-            return _no_write
-
+        held = _Held()
         environ[self.REQUEST_ID] = own_id = request_id(environ)
-        body = self._routes(environ, hold)
+        body = self._routes(environ, held)
         answer: Answer | None = environ.pop(self.ANSWER, None)
         if answer is None:
-            status, headers = held
-            start_response(status, [*headers, (FIELD, own_id)])
+            start_response(held.status, [*held.headers, (FIELD, own_id)])
             return body
         answer.start_response = start_response
         return answer
+
+
+class _Held:
+    """A ``start_response`` (PEP 3333) that keeps what it is called with."""
+
+    status: str
+    headers: Headers
+
+    def __call__(self, status: str, headers: Headers, exc_info: Any = None, /) -> Callable[[bytes], object]:
+        self.status, self.headers = status, headers
+        return _no_write
 
 
 def refuse_for_server(status: int, detail: str, environ: WSGIEnvironment | None = None) -> Response:

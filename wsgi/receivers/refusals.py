@@ -7,11 +7,10 @@ of problems (``wsgi.problems``), when a request is refused.
 from __future__ import annotations
 
 import logging
-import random
 
 from inlet.stream.errors import InletError
 from wsgi import metrics
-from wsgi.problems import MEDIA_TYPE, PROBLEMS, STATUS_LINES, Denied, Headers, SinkError, document
+from wsgi.problems import MEDIA_TYPE, PROBLEMS, STATUS_LINES, Denied, Headers, SinkError, document, spread
 from wsgi.receivers.decompress import ACCEPTED
 
 log = logging.getLogger("inlet")
@@ -21,8 +20,6 @@ Response = tuple[str, Headers, bytes]
 
 NO_RECEIVER = "none"
 """Label of requests that no receiver saw."""
-RETRY_JITTER_SECONDS = 2
-"""Retry-After is what the error says and a random number of seconds up to this: clients must not return all at once."""
 NOT_STORED = "a bug in this service; the log has it. No record of this request was stored"
 MAY_BE_STORED = "a bug in this service; the log has it. The records of this request may be stored"
 
@@ -33,8 +30,7 @@ def problem(error: InletError, accept: str = "", *, request_id: str, **members: 
     body = document(error.reason, error.detail, **members, request_id=request_id)
     headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body)))]
     if isinstance(error, SinkError):
-        jitter = random.randint(0, RETRY_JITTER_SECONDS)  # nosec B311  # spreads retries
-        headers.append(("retry-after", str(error.retry_after + jitter)))
+        headers.append(("retry-after", str(spread(error.retry_after))))
     elif isinstance(error, Denied):
         headers += error.headers
     # RFC 9110 section 15.5.16: what would have been taken.

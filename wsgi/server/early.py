@@ -25,9 +25,8 @@ from wsgi.server.shared import ServerState
 OWNER = "phased.owner"
 """Environ key: whom the body belongs to, anything hashable. One owner's bodies may fill half of the memory for them."""
 UNFINISHED = "phased.unfinished"
-"""Environ key: a callable. It is called once, with the bytes of the body that had arrived (framing
-included), if the request does not
-reach the application after all. It must not block, and must not raise."""
+"""Environ key: a callable. It is called once, with the bytes of the body that had arrived (framing included), if the
+request does not reach the application after all. It must not block, and must not raise."""
 
 BeforeBody = Callable[[dict[str, Any]], tuple[str, list[tuple[str, str]], bytes] | None]
 

@@ -121,12 +121,6 @@ class Head:
         assert environ is not None, "the environ was taken, and there is no template"
         return environ
 
-    def copy(self) -> dict[str, Any]:
-        """Return an environ that the caller may change, without taking it."""
-        environ = self.template or self.environ
-        assert environ is not None, "the environ was taken, and there is no template"
-        return environ.copy()
-
     def keep(self, lines: list[str], fast_bytes_max: int) -> None:
         """Keep ``lines`` and the environ, for a head that is the same or nearly so; see ``change``."""
         self.environ, self.template, self.lines = None, self.environ, lines
