@@ -133,6 +133,8 @@ def test_a_full_stream_is_refused_alone_until_its_group_has_acked(start: Start, 
     assert [tenants.status(end) for end in ("", "well") * 5] == [202] * 10
     assert client.exists(full_key(tenants.name("ill")), full_key(tenants.stream)) == 1
     ack(client, tenants.name("ill"), "g", ids)
+    # Before both workers had looked they took some; where that was more than is kept, the group has to have these too.
+    ack(client, tenants.name("ill"), "g", read(client, tenants.name("ill"), "g"))
     wait_until(lambda: tenants.status("ill") == 202, "it is accepted again")
     wait_until(lambda: client.xlen(tenants.name("ill")) <= 60, "it is trimmed")
     read_all(valkey, tenants.name("ill"))
