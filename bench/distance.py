@@ -7,7 +7,6 @@ What must not: the store itself (``bench.store``), loads.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import statistics
 import subprocess
@@ -57,6 +56,14 @@ def _read(connection: socket, size: int) -> None:
         size -= len(data)
 
 
+def _listens(path: Path) -> bool:
+    """Whether a socket takes connections: its file is there a moment earlier."""
+    with socket(AF_UNIX) as connection, contextlib.suppress(OSError):
+        connection.connect(str(path))
+        return True
+    return False
+
+
 def _send(connection: socket, data: bytes) -> None:
     with contextlib.suppress(OSError):  # whoever reads sees what went wrong
         connection.sendall(data)
@@ -99,7 +106,7 @@ def away(near: Path, away_ms: float) -> Iterator[tuple[Path, float]]:
         process = subprocess.Popen(words(near, far, away_ms), stdin=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + START_SECONDS_MAX
-            while not os.path.exists(far):
+            while not _listens(far):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise WrongDistance("the delaying proxy does not start")
                 time.sleep(POLL_SECONDS)
