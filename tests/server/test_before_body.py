@@ -173,8 +173,9 @@ def test_a_request_that_never_reaches_the_application_is_told_to_it_once(
 
 def test_one_that_reaches_it_or_was_refused_by_it_is_not_told(server: Server) -> None:
     with server.client() as client:
-        for framing, body in ((CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), ("Content-Length: 3", b"abc")):
+        for before, framing, body in ((0, CHUNKED, b"3\r\nabc\r\n0\r\n\r\n"), (2, "Content-Length: 3", b"abc")):
             client.send(request("/x", OK, framing, method="POST"))
+            until(lambda seen=before + 1: len(told(server)) == seen, "it is asked, without the body", server)
             assert client.send(body).read().body == b"3"
         client.send(request("/x", CHUNKED, method="POST") + b"3\r\nab")
         assert client.read().status == 401
