@@ -16,10 +16,11 @@ from wsgi.access.cors import Cors
 from wsgi.access.keys import Keys
 from wsgi.access.quotas import Quotas
 from wsgi.receivers.admission import Admission
+from wsgi.receivers.catalog import mount
 from wsgi.receivers.limits import PayloadLimits
-from wsgi.receivers.native import Native
+from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.resources import Operator
-from wsgi.receivers.routes import INGEST, create_app
+from wsgi.receivers.routes import create_app
 from wsgi.sink.backpressure import Backpressure
 from wsgi.sink.batches import Batches
 from wsgi.sink.circuit import Circuit
@@ -98,11 +99,13 @@ batches = Batches(
     streams=streams,
 )
 keeps_rejected = settings.keep_rejected == "1"
-native = Native(
-    PayloadLimits(**chosen(PayloadLimits)), RecordLimits(**chosen(RecordLimits)), keep_rejected=keeps_rejected
+open_receivers = mount(
+    settings.open_receivers,
+    Bounds(PayloadLimits(**chosen(PayloadLimits)), RecordLimits(**chosen(RecordLimits)), keeps_rejected),
 )
 application = create_app(
-    receivers={INGEST: native},
+    receivers=open_receivers.receivers,
+    pages=open_receivers.pages,
     append=batches.append,
     admission=Admission(cors.headers, cors.preflight, None if keys is None else keys.admit),
     operator=Operator(
@@ -114,5 +117,4 @@ application = create_app(
     ),
     keep_rejected=RejectedKeeper(settings.store_url, settings.stream).keep if keeps_rejected else None,
     start=start,
-    payload_bytes_max=settings.payload_bytes_max,
 )

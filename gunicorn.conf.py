@@ -143,10 +143,11 @@ if settings.keys_file is not None and not RELOADED:
 os.environ["INLET_DATA_DIR"] = str(settings.data_dir)
 store: EmbeddedStore | None = None if settings.redis_url else embedded(settings.data_dir, settings.fsync)
 
+bytes_max = max(settings.payload_bytes_max, settings.otlp_bytes_max if "otlp" in settings.open_receivers else 0)
 PhasedWorker.configure(
     limits=Limits(
-        payload_bytes_max=settings.payload_bytes_max,
-        held_bytes_max=max(Limits.held_bytes_max, settings.payload_bytes_max),
+        payload_bytes_max=bytes_max,
+        held_bytes_max=max(Limits.held_bytes_max, bytes_max),
     ),
     refuse=refuse_for_server,
 )

@@ -35,9 +35,10 @@ from wsgi.receivers import routes
 from wsgi.receivers.admission import OPEN
 from wsgi.receivers.application import Application
 from wsgi.receivers.decompress import decompress
+from wsgi.receivers.interfaces import Ticket
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
-from wsgi.receivers.pipeline import Endpoint, Ticket
+from wsgi.receivers.pipeline import Endpoint
 from wsgi.receivers.resources import Operator
 from wsgi.receivers.slices import finish
 
@@ -134,9 +135,8 @@ def cases() -> dict[str, Callable[[], object]]:
         append=store_nothing,
         admission=OPEN,
         operator=Operator(lambda: None),
-        payload_bytes_max=limits.payload_bytes_max,
     )
-    endpoint = Endpoint(native, store_nothing, OPEN, payload_bytes_max=limits.payload_bytes_max)
+    endpoint = Endpoint(native, store_nothing, OPEN)
     through = Application(routes.create_routes({routes.INGEST: endpoint}, Operator(lambda: None)), {})
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST", "PATH_INFO": "/ingest", "QUERY_STRING": "", "CONTENT_TYPE": "application/json",

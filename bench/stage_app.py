@@ -81,7 +81,6 @@ def _unstored() -> Application:
         append=store_nothing,
         admission=OPEN,
         operator=Operator(lambda: None),
-        payload_bytes_max=PayloadLimits().payload_bytes_max,
     )
 
 

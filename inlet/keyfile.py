@@ -40,7 +40,9 @@ from inlet.stream.errors import InletError
 from inlet.stream.keys import is_reserved
 from inlet.stream.place import stream_fault
 
-RECEIVERS = ("native",)
+RECEIVERS = (
+    "native", "json", "gelf", "datadog", "cloudevents", "webhook", "otlp", "elasticsearch", "splunk", "loki",
+)  # fmt: skip
 """The receivers of this version. A key may name others, for a later one."""
 KEYS_MAX = 1_000
 """Keys of one file: tenants of one host, and a bound on what reading the file again costs."""

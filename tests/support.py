@@ -186,7 +186,11 @@ def read_answer(connection: socket.socket, *, head: bool = False) -> tuple[int, 
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
         length = headers.get("content-length")
-        body = b"" if head else stream.read(int(length)) if length else stream.read()
+        # RFC 9112 section 6.3: a 204 ends with its header section.
+        if head or status_line.split()[1] == b"204":
+            body = b""
+        else:
+            body = stream.read(int(length)) if length else stream.read()
     return int(status_line.split()[1]), headers, body
 
 

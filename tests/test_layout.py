@@ -27,7 +27,9 @@ TABLE: dict[str, list[str]] = {
     "wsgi/worker.py": ["wsgi.server."],
     "wsgi/server/": ["gunicorn", "uvloop"],
     "wsgi/receivers/": [
-        "falcon", "ujson", "zstandard", "inlet.stream.", "wsgi.problems", "wsgi.metrics", "wsgi.sink.durability",
+        "falcon", "msgpack", "ujson", "zstandard", "cramjam", "google", "opentelemetry", "inlet.stream.",
+        "wsgi.problems",
+        "wsgi.metrics", "wsgi.sink.durability",
     ],
     "wsgi/access/": ["ujson", "inlet.keyfile", "inlet.stream.", "wsgi.problems", "wsgi.metrics"],
     "wsgi/sink/": ["redis", "hiredis", "inlet.stream.", "wsgi.problems", "wsgi.metrics"],

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 PROBLEMS: Final[dict[str, Problem]] = {
-    "bad-request": Problem(400, "The request is not HTTP that this service understands", False),
+    "bad-request": Problem(400, "The request is not one that this service understands", False),
     "malformed-payload": Problem(400, "The body cannot be read as records", False),
     "unknown-durability": Problem(400, "Inlet-Durability names no level", False),
     "unauthorized": Problem(401, "The request has no valid key", False),

@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     file takes effect within a second or two; a file that cannot be read stops a start, but not a server that runs. If
     unsure: set it wherever others than this machine can connect."""
 
+    receivers: str | None = None
+    """Receivers that are open, by name, separated by commas: ``native,otlp``. Default: all of them. Consequence: the
+    paths of the others answer 404. If unsure: keep the default; a key can be limited to receivers too."""
+
     cors_origins: str | None = None
     """Origins whose web pages may send records, separated by commas, exactly as browsers send them:
     ``https://app.example.com``, with a port only if it is not the default; ``null`` for sandboxed frames; or ``*``
@@ -206,6 +210,11 @@ class Settings(BaseSettings):
     worker can hold several times this for each request it is working on. If unsure: keep the default and let
     producers send smaller bulks."""
 
+    otlp_bytes_max: int = Field(PayloadLimits.otlp_bytes_max, ge=128, le=STRING_BYTES_MAX)
+    """Bytes of an OTLP body, before and after decoding. Default: 20971520 (20 MiB). Consequence: a longer body gets
+    413, which exporters drop; a worker can hold several times this for each request it is working on. If unsure: keep
+    the default, which is the largest batch that collectors send."""
+
     bulk_records_max: int = Field(PayloadLimits.bulk_records_max, ge=1, le=1_000_000)
     """Records in a bulk, rejected ones included. Default: 50000. Consequence: a larger bulk gets 413; other requests
     of the worker wait while a bulk is parsed. If unsure: keep the default."""
@@ -246,6 +255,15 @@ class Settings(BaseSettings):
         if fault is not None:
             raise invalid(str(info.field_name), str(value), fault)
         return value
+
+    @field_validator("receivers")
+    @classmethod
+    def _known(cls, text: str | None) -> str | None:
+        for name in [] if text is None else text.split(","):
+            if name.strip() not in keyfile.RECEIVERS:
+                known = ", ".join(keyfile.RECEIVERS)
+                raise invalid("receivers", text or "", f"names no receiver: {name.strip()!r}; list some of {known}")
+        return text
 
     @field_validator("cors_origins")
     @classmethod
@@ -310,6 +328,13 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """URL of the store: ``REDIS_URL``, else the embedded store's."""
         return self.redis_url or place.embedded_url(self.data_dir)
+
+    @property
+    def open_receivers(self) -> tuple[str, ...]:
+        """Names of the receivers that are open."""
+        if self.receivers is None:
+            return keyfile.RECEIVERS
+        return tuple(dict.fromkeys(name.strip() for name in self.receivers.split(",")))
 
     @property
     def keep(self) -> Retention | None:

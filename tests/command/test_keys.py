@@ -225,7 +225,8 @@ def test_a_receiver_that_there_is_not_brings_a_warning_and_is_taken(path: Path) 
     """Regression: a typing error made a key that may send nothing, and nobody said so."""
     done = run(path, "new", "shop", "--receiver", "nativ")
     (key,) = keyfile.load(path)
-    words = f"inlet: the key 'shop' ({key.id}) names 'nativ': not a receiver of this version, which has native\n"
+    known = ", ".join(keyfile.RECEIVERS)
+    words = f"inlet: the key 'shop' ({key.id}) names 'nativ': not a receiver of this version, which has {known}\n"
     assert (done.returncode, words in done.stderr) == (0, True)
     done = run(path, "check")
     assert (done.returncode, done.stderr) == (0, words)
@@ -235,7 +236,7 @@ def test_a_receiver_that_there_is_not_brings_a_warning_and_is_taken(path: Path) 
 def test_the_receivers_are_those_of_the_server() -> None:
     program = (
         "import runpy; runpy.run_path('gunicorn.conf.py'); import app\n"
-        "print(*sorted(endpoint.name for endpoint in app.application._endpoints.values()))"
+        "print(*sorted({endpoint.name for endpoint in app.application._endpoints.values()}))"
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("INLET_")}
     done = subprocess.run(

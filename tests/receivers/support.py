@@ -18,10 +18,11 @@ from wsgi.receivers.admission import OPEN, Admission
 from wsgi.receivers.application import Application
 from wsgi.receivers.body import read_body
 from wsgi.receivers.decompress import decompress
+from wsgi.receivers.interfaces import Ticket
 from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.native import Native
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejection, Rejections
-from wsgi.receivers.pipeline import Endpoint, Ticket
+from wsgi.receivers.pipeline import Endpoint
 from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import INGEST, create_app, create_routes
 from wsgi.receivers.slices import finish
@@ -125,10 +126,9 @@ def application(
     native, operator = Native(limits, RecordLimits()), Operator(lambda: sink.not_ready)
     if direct:
         return create_app(
-            receivers={INGEST: native}, append=sink.append, admission=admission, operator=operator,
-            payload_bytes_max=limits.payload_bytes_max,
+            receivers={INGEST: native}, append=sink.append, admission=admission, operator=operator
         )  # fmt: skip
-    endpoint = Endpoint(native, sink.append, admission, payload_bytes_max=limits.payload_bytes_max)
+    endpoint = Endpoint(native, sink.append, admission)
     return Application(create_routes({INGEST: endpoint}, operator), {})
 
 

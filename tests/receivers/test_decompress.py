@@ -168,3 +168,13 @@ def test_a_compressed_body_without_its_header_is_told_which(name: str, coding: s
 @pytest.mark.parametrize("coding", ["br", "compress", "gzip, gzip", "gzip,zstd", "deflate,identity,gzip", "gzip;q=1"])
 def test_other_and_several_codings_are_unsupported(coding: str) -> None:
     assert "gzip, deflate, zstd" in refusal("unsupported-content-encoding", ONE, None, coding)
+
+
+def test_gzip_and_deflate_at_once_is_either_or_both() -> None:
+    # Found with graypy and pygelf, which say so of zlib's format.
+    for body in (zlib.compress(ONE), gzip.compress(ONE), zlib.compress(gzip.compress(ONE))):
+        assert parse(body, None, "gzip,deflate").lines == [LINE]
+        assert parse(body, None, "gzip, deflate").lines == [LINE]
+    refusal("malformed-payload", ONE, None, "gzip,deflate")
+    bomb = zlib.compress(gzip.compress(bytes(9_000_000)))
+    refusal("payload-too-large", bomb, None, "gzip,deflate")

@@ -18,7 +18,16 @@ from tests.receivers.support import LIMITS, NDJSON, ONE, body_of, outcome, parse
 from wsgi.problems import ClientError
 from wsgi.receivers import jsontext, structure
 from wsgi.receivers.bulk import MALFORMED_RECORD
-from wsgi.receivers.jsontext import LONG_DIGITS, check, check_nesting, check_slices, load
+from wsgi.receivers.jsontext import (
+    LONG_DIGITS,
+    check,
+    check_nesting,
+    check_slices,
+    load,
+    load_slices,
+    with_short_numbers,
+    with_texts_of_numbers,
+)
 from wsgi.receivers.slices import finish
 from wsgi.receivers.structure import NO_COMMA, VALUES_MAX, count_values, last_comma
 
@@ -221,6 +230,43 @@ def test_hostile_bodies_of_eight_mib_are_read_in_linear_time(text: str) -> None:
     assert time.monotonic() - began < 60
     # Millions of values are not decoded.
     assert (error is not None) == (text.count(",") > VALUES_MAX)
+
+
+@pytest.mark.parametrize("digits", [LONG_DIGITS + 1, 4_300, 4_301, 100_000])
+def test_a_long_integer_is_kept_as_text_where_records_may_hold_numbers(digits: int) -> None:
+    # Found from outside: it became 1, also where it was a time.
+    nines = "9" * digits
+    text = f'{{"s":"{nines}\\"-{nines}","a":[{nines} ,-{nines}],"b":{nines}.50,"c":-{nines}E+07,"d":0.{nines},"e":7}}'
+    forced = text[:-1] + ',"f":' + "9" * 4_301 + "}"
+    for body in (forced.encode(), b"\xef\xbb\xbf" + forced.encode()):
+        for value in (load(body, 32, with_texts_of_numbers), finish(load_slices(body, 32, with_texts_of_numbers))):
+            assert value == {
+                "s": f'{nines}"-{nines}', "a": [nines, "-" + nines], "b": nines + ".50", "c": f"-{nines}E+07", "d": 1.0,
+                "e": 7, "f": "9" * 4_301,
+            }  # fmt: skip
+    assert load(forced.encode(), 32)["f"] == 1
+
+
+@PROPERTY
+@given(st.lists(pieces | st.sampled_from(["9" * 4_301, "-" + "9" * 700, ':"x"', "+", "E"]), max_size=12))
+def test_what_is_no_json_does_not_become_json_as_its_numbers_become_texts(found: list[str]) -> None:
+    text = "".join(found).encode()
+    for body in (text, b"[" + text + b"]", b'{"a":' + b"9" * 4_301 + b"," + text + b"}"):
+        short, long = (
+            account_of(partial(load, body, 32, each)) for each in (with_short_numbers, with_texts_of_numbers)
+        )
+        # Long fractions and exponents are shortened by the one, and left for ujson by the other.
+        assert long is None or short is not None or b"." in body or b"e" in body.lower()
+        assert short is None or long is not None
+
+
+def test_many_numbers_of_just_as_many_digits_as_are_short_are_looked_through_once() -> None:
+    # From each of their digits it took nine seconds.
+    body = b"[" + b",".join([b"9" * LONG_DIGITS] * 12_000) + b"," + b"9" * 4_301 + b"]"
+    for numbers in (with_short_numbers, with_texts_of_numbers):
+        began = time.monotonic()
+        assert len(load(body, 32, numbers)) == 12_001
+        assert time.monotonic() - began < 5
 
 
 # ---- words

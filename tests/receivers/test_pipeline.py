@@ -191,9 +191,7 @@ def test_a_bug_in_a_receivers_answer_is_told_as_maybe_stored(commit_error: Calla
     sink = MemorySink(commit_error=commit_error)
     receivers = {"/ingest": Broken(LIMITS, RecordLimits())}
     operator = Operator(lambda: None)
-    app = create_app(
-        receivers=receivers, append=sink.append, admission=OPEN, operator=operator, payload_bytes_max=1_000
-    )
+    app = create_app(receivers=receivers, append=sink.append, admission=OPEN, operator=operator)
     assert "may be stored" in refused(ask(app, environ(ONE)), "internal")["detail"]
     assert sink.order == ["append", "commit"]
 

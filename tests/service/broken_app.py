@@ -22,5 +22,4 @@ application = create_app(
     append=broken,
     admission=OPEN,
     operator=Operator(broken),
-    payload_bytes_max=1_000_000,
 )

@@ -165,8 +165,9 @@ def test_a_preflight_is_answered_from_fixed_lists(listed: Inlet) -> None:
         "access-control-allow-origin": APP,
         "access-control-allow-credentials": "true",
         "access-control-allow-methods": "POST",
-        "access-control-allow-headers": "authorization, content-encoding, content-type, dd-api-key, inlet-durability, "
-        "prefer, x-api-key, x-request-id",
+        "access-control-allow-headers": "authorization, ce-dataschema, ce-id, ce-source, ce-specversion, ce-subject, "
+        "ce-time, ce-type, content-encoding, content-type, dd-api-key, inlet-durability, prefer, x-api-key, "
+        "x-request-id, x-scope-orgid, x-splunk-request-channel",
         "access-control-max-age": "7200",
         "vary": "Origin",
     }

@@ -222,7 +222,7 @@ def test_the_process_that_fsyncs_is_started_again_and_that_is_said(
     def syncers() -> list[int]:
         return [pid for pid, words in processes_of(store.data_dir).items() if "sync_loop" in words]
 
-    (before,) = syncers()
+    (before,) = wait_until(syncers, "it runs")
     os.kill(before, signal.SIGKILL)
     assert store.syncer is not None
     wait_until(lambda: store.syncer.poll() is not None, "it has ended")  # type: ignore[union-attr]  # asserted above

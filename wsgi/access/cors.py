@@ -28,10 +28,12 @@ PORT_MAX: Final = 65_535
 """TCP's last port (RFC 9293 section 3.1)."""
 METHODS: Final = "POST"
 REQUEST_FIELDS: Final = (
-    "authorization, content-encoding, content-type, dd-api-key, inlet-durability, prefer, x-api-key, x-request-id"
+    "authorization, ce-dataschema, ce-id, ce-source, ce-specversion, ce-subject, ce-time, ce-type, content-encoding, "
+    "content-type, dd-api-key, inlet-durability, prefer, x-api-key, x-request-id, x-scope-orgid, "
+    "x-splunk-request-channel"
 )
-"""What a page may send besides the fields that need no permission: all that Inlet reads. Never what a request asks for,
-so nothing of a request reaches the answer, and one remembered preflight covers every later request."""
+"""What a page may send besides the fields that need no permission: all that Inlet reads by name. Never what a request
+asks for, so nothing of a request reaches the answer, and one remembered preflight covers every later request."""
 ANSWER_FIELDS: Final = "inlet-durability, ratelimit, ratelimit-policy, retry-after, x-request-id"
 """What a page may read besides the fields that need no permission."""
 

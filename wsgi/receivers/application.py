@@ -46,7 +46,9 @@ class Application:
         slot: a small number that no other living worker has."""
         self._routes = routes
         self._endpoints = endpoints
-        self._direct = {path: endpoint.receive for path, endpoint in endpoints.items()}
+        self._direct = {path: found.receive for path, found in endpoints.items() if "POST" in found.methods}
+        # "/{index}/_bulk": by its last segment.
+        self._ends = {path.rpartition("/")[2]: found for path, found in endpoints.items() if path.startswith("/{")}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         receive = self._direct.get(environ["PATH_INFO"])
@@ -61,12 +63,19 @@ class Application:
 
         For servers that read a body before they call (docs/design.md): nobody is to fill their memory without a key.
         """
-        endpoint = self._endpoints.get(environ["PATH_INFO"])
-        if endpoint is not None and environ["REQUEST_METHOD"] == "POST":
+        endpoint = self._endpoint(environ["PATH_INFO"])
+        if endpoint is not None and environ["REQUEST_METHOD"] in endpoint.methods:
             return endpoint.before_body(environ)
         held = _Held()
         body = b"".join(self._route(environ, held))
         return held.status, held.headers, body
+
+    def _endpoint(self, path: str) -> Endpoint | None:
+        """The endpoint that ``routes`` lead a path to."""
+        endpoint = self._endpoints.get(path)
+        if endpoint is None and path.count("/") == 2:
+            return self._ends.get(path.rpartition("/")[2])
+        return endpoint
 
     def _route(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         held = _Held()

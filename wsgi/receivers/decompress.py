@@ -28,6 +28,9 @@ ZSTD_WINDOW_BYTES_MAX = 8_388_608
 ACCEPTED = "gzip, deflate, zstd"
 """Content codings, as the header Accept-Encoding of a 415 lists them (RFC 9110 section 12.5.3)."""
 
+EITHER = ["gzip", "deflate"]
+"""Both at once: what graypy and pygelf, the GELF handlers of Python, say of one of the two. The data tells which."""
+
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _PLAIN_TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[{\[]")
 
@@ -43,6 +46,13 @@ def decompress(body: bytes, content_encoding: str, bytes_max: int) -> Generator[
     codings = [name for name in names if name not in ("", "identity")]
     if not codings:
         return body
+    if codings == EITHER:
+        if not body.startswith(_GZIP):
+            body = yield from _undeflate(body, bytes_max)
+        # As the standard has it, both, one after the other; JSON never begins so.
+        codings = ["gzip"] if body.startswith(_GZIP) else []
+        if not codings:
+            return body
     if len(codings) > 1:
         raise _unsupported(f"send one Content-Encoding at a time: one of {ACCEPTED}, identity")
     coding = codings[0]

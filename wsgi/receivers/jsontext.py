@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from codecs import utf_8_decode
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import ujson
@@ -33,7 +33,8 @@ from wsgi.receivers.structure import (
 
 LONG_DIGITS = 640
 """Digits in a row over which a number is read as a short one: Python never limits the length of shorter integers
-(``sys.int_info.str_digits_check_threshold``). A record holds no numbers, so its value does not matter."""
+(``sys.int_info.str_digits_check_threshold``). A record of the five members holds no numbers, so its value does not
+matter; that of any other record is kept as text."""
 PROBED_BYTES_MAX = 262_144
 """Bytes of a first line that are parsed to tell NDJSON from JSON: as long as a record may be."""
 NUMBER_SEEN_BYTES = 8
@@ -50,7 +51,12 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 # Outside of strings, in a text that ujson has read: each alternative is the beginning of a number that JSON forbids.
 # In order: a zero before another digit, a minus without a digit, "-0" before another digit, a point without one.
 _BAD_NUMBER = re.compile(rb"0[0-9](?<![0-9eE.+-]0[0-9])|-(?![0-9])|-0[0-9](?<![eE]-0[0-9])|\.(?![0-9])|NaN|Infinity")
-_LONG_NUMBER = re.compile(rb"[0-9]{%d,}+" % (LONG_DIGITS + 1))
+# Each begins where digits do: runs of just LONG_DIGITS would otherwise be looked at from each of their digits.
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d,}+" % (LONG_DIGITS + 1))
+# A whole number with so many digits before its point, but no name of a member: JSON has no numbers there.
+_LONG_VALUE = re.compile(
+    rb"(?<![0-9.eE+-])-?[0-9]{%d,}+(?:\.[0-9]*+)?+(?:[eE][+-]?[0-9]++)?+(?![ \t\r\n]*+:)" % (LONG_DIGITS + 1)
+)
 
 
 def strict(text: bytes) -> Any:
@@ -61,26 +67,41 @@ def strict(text: bytes) -> Any:
     return ujson.loads(text)
 
 
-def load(text: bytes, depth_max: int) -> Any:
+def with_short_numbers(text: bytes) -> bytes:
+    """Put ``1`` in place of each long run of digits outside of strings: where the value of a number does not matter."""
+    return _replaced(text, _LONG_NUMBER, b"1")
+
+
+def with_texts_of_numbers(text: bytes) -> bytes:
+    """Put quotes around each long integer, or number with so long a whole part, outside of strings: it becomes a text
+    with all of its digits, for records of any shape. It stays valid JSON, or what it was.
+    """
+    return _replaced(text, _LONG_VALUE, rb'"\g<0>"')
+
+
+def load(text: bytes, depth_max: int, numbers: Callable[[bytes], bytes] = with_short_numbers) -> Any:
     """Decode one JSON text, or raise ClientError (``malformed-payload``). Slow, but for the ordinary case.
 
-    What nests deeper than a record, and numbers, are for ``check``.
+    What nests deeper than a record, and numbers, are for ``check``. ``numbers``: what becomes of long integers,
+    ``with_short_numbers`` or ``with_texts_of_numbers``.
     """
     try:
         return strict(text)
     except LOADS_ERRORS as error:
         message, digits = str(error), has_long_number(error)
-    return finish(load_again(text, depth_max, message, digits=digits))
+    return finish(load_again(text, depth_max, message, digits=digits, numbers=numbers))
 
 
-def load_slices(text: bytes, depth_max: int) -> Generator[None, None, Any]:
+def load_slices(
+    text: bytes, depth_max: int, numbers: Callable[[bytes], bytes] = with_short_numbers
+) -> Generator[None, None, Any]:
     """Do as ``load`` does, for a text of any size. Decoding it is one slice, however long."""
     try:
         return strict(text)
     except LOADS_ERRORS as error:
         message, digits = str(error), has_long_number(error)
     yield
-    return (yield from load_again(text, depth_max, message, digits=digits))
+    return (yield from load_again(text, depth_max, message, digits=digits, numbers=numbers))
 
 
 def has_too_many_values(text: bytes) -> Generator[None, None, bool]:
@@ -199,30 +220,32 @@ def refuse_encoding(text: bytes) -> None:
         raise _malformed("not UTF-8: the text looks like UTF-16 or UTF-32; send UTF-8 without NUL bytes")
 
 
-def load_again(text: bytes, depth_max: int, message: str, *, digits: bool) -> Generator[None, None, Any]:
+def load_again(
+    text: bytes, depth_max: int, message: str, *, digits: bool, numbers: Callable[[bytes], bytes] = with_short_numbers
+) -> Generator[None, None, Any]:
     """Decode what ujson refused though it is JSON: one byte order mark, and long integers; else raise what is wrong.
 
-    ``message`` is what ujson said, ``digits`` what ``has_long_number`` said of it.
+    ``message`` is what ujson said, ``digits`` what ``has_long_number`` said of it; ``numbers``: as for ``load``.
     """
     yield from nesting_slices(text, depth_max)
     start = len(BOM) if text.startswith(BOM) else 0
     if start or digits:
         try:
-            return strict(with_short_numbers(text[start:]))
+            return strict(numbers(text[start:]))
         except LOADS_ERRORS as second:
             message = str(second)
         yield
     raise (yield from explain(text, message))
 
 
-def with_short_numbers(text: bytes) -> bytes:
-    """Put ``1`` in place of each long run of digits outside of strings."""
+def _replaced(text: bytes, pattern: re.Pattern[bytes], by: bytes) -> bytes:
+    """Replace what ``pattern`` finds outside of strings by a template. It finds nothing that holds a quote."""
     pieces: list[bytes] = []
     at, inside = 0, False
-    for run in _LONG_NUMBER.finditer(text):
+    for run in pattern.finditer(text):
         before = text[at : run.start()]
         inside ^= _without_escapes(before).count(b'"') % 2 == 1
-        pieces += (before, run[0] if inside else b"1")
+        pieces += (before, run[0] if inside else run.expand(by))
         at = run.end()
     return b"".join([*pieces, text[at:]])
 

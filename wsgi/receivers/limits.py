@@ -15,6 +15,8 @@ class PayloadLimits:
 
     payload_bytes_max: int = 8_388_608
     """Bytes, before and after decoding: what one request may make a worker hold."""
+    otlp_bytes_max: int = 20_971_520
+    """Bytes of an OTLP body, before and after decoding: collectors batch up to 20 MiB."""
     bulk_records_max: int = 50_000
     """Records of a bulk, rejected ones included: bounds the time of one turn, and the list of rejections."""
     nesting_depth_max: int = 32

@@ -35,7 +35,7 @@ from wsgi.sink.durability import NAMES
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-    from wsgi.receivers.pipeline import Addresses
+    from wsgi.receivers.interfaces import Addresses
 
 SHORT_BYTES_MAX = 131_072
 """Bytes of a body that is read in one step: half a millisecond where it is ordinary, six where it is all brackets."""
@@ -60,10 +60,13 @@ class Native:
     """The native receiver, with every bound taken at construction. Holds no state: safe between threads."""
 
     name = "native"
+    methods: tuple[str, ...] = ("POST",)
+    receipts, addressed, partial, probed = True, False, False, False
 
     def __init__(
         self, payload_limits: PayloadLimits, record_limits: RecordLimits, *, keep_rejected: bool = False
     ) -> None:
+        self.bytes_max = payload_limits.payload_bytes_max
         self._rules = rules(payload_limits, record_limits, keep_rejected=keep_rejected)
         self._encode, self._depth_max = self._rules.encode, self._rules.depth_max
         # The spellings that nearly every client uses need no parsing.
@@ -182,7 +185,7 @@ class Native:
     def _queued_bulk(self, level: int, body: bytes) -> Response:
         return "202 Accepted", [*self._queued[level][:2], ("content-length", str(len(body)))], body
 
-    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
+    def refused(self, error: InletError, *, receipt: bool, request_id: str, content_type: str) -> Response:
         """Return the problem document; that of a bulk without a valid record lists why."""
         members: dict[str, object] = {}
         if isinstance(error, NothingAccepted):

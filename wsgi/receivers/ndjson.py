@@ -57,7 +57,7 @@ def read_short(body: bytes, rules: Rules, lines_max: int, slow_max: int) -> Pars
         raise jsontext.empty()
     jsontext.refuse_encoding(body)
     bulk, few = Bulk(rules), len(texts) <= slow_max
-    values = _decode_together(texts)
+    values = decode_together(texts)
     if values is None:
         if not few:
             return None
@@ -84,7 +84,7 @@ def read_slices(body: bytes, rules: Rules) -> Generator[None, None, Parsed]:
     bulk = Bulk(rules)
     due = monotonic() + SLICE_SECONDS
     while start < len(body):
-        end = _piece_end(body, start)
+        end = piece_end(body, start)
         texts = _lines(body[start:end])
         start = end
         for at in range(0, len(texts), GROUP_RECORDS):
@@ -97,11 +97,11 @@ def read_slices(body: bytes, rules: Rules) -> Generator[None, None, Parsed]:
 
 def _take(bulk: Bulk, texts: list[bytes], rules: Rules) -> Generator[None, None, None]:
     """Take lines, valid or not; blank ones do not count. Yields only where one is long."""
-    values = _decode_together(texts)
+    values = decode_together(texts)
     if values is None:
         kept = [text for text in texts if text.strip(jsontext.BLANK)]
         if len(kept) < len(texts):
-            texts, values = kept, _decode_together(kept) if kept else []
+            texts, values = kept, decode_together(kept) if kept else []
     if bulk.read + len(texts) > rules.records_max:
         raise too_many(rules.records_max)
     if values is not None:
@@ -127,8 +127,8 @@ def _take(bulk: Bulk, texts: list[bytes], rules: Rules) -> Generator[None, None,
     bulk.take(values, texts[first:])
 
 
-def _decode_together(texts: list[bytes]) -> list[Any] | None:
-    """The values of lines, or None where one is long, or not JSON, or needs a second look."""
+def decode_together(texts: list[bytes]) -> list[Any] | None:
+    """Return the values of lines, or None where one is long, or not JSON, or needs a second look."""
     joined = b"[" + _BETWEEN.join(texts) + b"]"
     if len(joined) > JOINED_BYTES_MAX:
         return None
@@ -180,8 +180,8 @@ def _lines(text: bytes) -> list[bytes]:
     return BytesIO(text).readlines()
 
 
-def _piece_end(body: bytes, start: int) -> int:
-    """Where a piece that begins at ``start`` ends: behind a line feed, or with the body; later where a line is long."""
+def piece_end(body: bytes, start: int) -> int:
+    """Return where a piece from ``start`` on ends: behind a line feed, or with the body; later where a line is long."""
     if len(body) - start <= PIECE_BYTES:
         return len(body)
     end = body.rfind(b"\n", start, start + PIECE_BYTES)

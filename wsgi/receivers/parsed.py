@@ -84,7 +84,7 @@ class Rejections:
 
 
 class Parsed(NamedTuple):
-    """What a body holds: at least one line."""
+    """What a body holds: at least one line, unless the receiver is ``partial``."""
 
     lines: list[bytes]
     rejections: Rejections | None

@@ -20,8 +20,8 @@ Metrics move once the outcome is known, never before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 from inlet.stream.errors import InletError, RecordInvalid
 from inlet.stream.rejected import Rejected, rejected
@@ -30,6 +30,7 @@ from wsgi.problems import Headers
 from wsgi.receivers.admission import ADMITTED, OWNER, UNFINISHED, Admission, Grant
 from wsgi.receivers.body import LENGTH_DIGITS_MAX, cut_short, read_body, too_large, unreadable
 from wsgi.receivers.decompress import decompress
+from wsgi.receivers.interfaces import NOTHING, Append, Keep, Receiver, Ticket
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 from wsgi.receivers.receipt import level_of, wants_receipt
 from wsgi.receivers.refusals import Response, count, known, problem
@@ -41,84 +42,16 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 
-class Ticket(Protocol):
-    """A request's place in the sink's batch."""
+class _Counters(dict[str, Callable[[int], None]]):
+    """Status line -> what counts an accepted request that was answered so."""
 
-    level: int
-    """What its 202 will promise (``wsgi.sink.durability``)."""
+    def __init__(self, receiver: str) -> None:
+        self._receiver = receiver
 
-    def future(self, watch: Any) -> Any:
-        """Return a future to wait for, of all requests that will share a commit. Waiting for it begins the commit."""
-
-    def begin(self, watch: Any) -> Any:
-        """Begin the commit, or go on with it, without waiting; ``watch`` is the server's ``phased.watch``.
-
-        Returns a future to wait for; or None once the outcome is known, so that ``commit`` returns at once.
-        """
-
-    def commit(self) -> None:
-        """Return once the records are as safe as that; raise SinkError where they may not be."""
-
-    def addresses(self) -> Addresses:
-        """Return the address of each record."""
-
-
-class Address(Protocol):
-    """Where a record is stored."""
-
-    @property
-    def entry_id(self) -> str:
-        """ID of its entry; empty at the level ``received``."""
-
-    @property
-    def line(self) -> int:
-        """Its line there, from 0."""
-
-    @property
-    def duplicate(self) -> bool:
-        """Whether it was stored before, and so not again."""
-
-
-Addresses = Sequence[Address]
-
-
-class Append(Protocol):
-    """The sink's: lines and level to a ticket. Never waits; raises SinkError with nothing kept."""
-
-    def __call__(self, lines: list[bytes], level: int, destination: bytes | None = None, /) -> Ticket:
-        """``destination``: the store key of a stream; None for the default."""
-
-
-class Receiver(Protocol):
-    """One wire protocol: a request to lines, and an outcome to that protocol's own answer."""
-
-    name: str
-    """Label of its metrics."""
-
-    def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
-        """Turn a request, whose ``body`` is whole and not encoded, into lines; return None if that may take long.
-
-        Raises InletError with a reason of ``wsgi.problems``; NothingAccepted for a bulk without a valid record.
-        Keeps nothing, and leaves nothing that can fail to the answer.
-        """
-
-    def slices(self, environ: WSGIEnvironment, body: bytes) -> Generator[None, None, Parsed]:
-        """Do the same for any body, yielding about once in a millisecond of work. Raises as ``read``."""
-
-    def accepted(
-        self, parsed: Parsed, level: int, addresses: Addresses | None
-    ) -> Response | Generator[None, None, Response]:
-        """Return the answer once the records are stored, in slices if it is long; ``addresses`` for a receipt."""
-
-    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
-        """Return the answer where nothing was stored, or nobody knows; ``error.reason`` is one of PROBLEMS."""
-
-
-class Keep(Protocol):
-    """Keeps rejected records, and never waits."""
-
-    def __call__(self, stream: bytes | None, receiver: str, rows: Sequence[Rejected], more: int = 0, /) -> None:
-        """``stream``: the one that they were for; None for the default. ``more``: how many others there were."""
+    def __missing__(self, status: str) -> Callable[[int], None]:
+        counter = metrics.REQUESTS.labels(self._receiver, status[:3], "")
+        self[status] = found = metrics.LATE.counter(counter)
+        return found
 
 
 class Endpoint:
@@ -129,30 +62,31 @@ class Endpoint:
         receiver: Receiver,
         append: Append,
         admission: Admission,
-        *,
-        payload_bytes_max: int,
         keep: Keep | None = None,
     ) -> None:
-        self.name = receiver.name
+        self.name, self.methods, self.probed = receiver.name, receiver.methods, receiver.probed
+        self.addressed, self._receipts, self._partial = receiver.addressed, receiver.receipts, receiver.partial
         self._keep = keep
         self._origin, self.preflight, self._key = admission
         self._read, self._slices = receiver.read, receiver.slices
         self.accepted, self._refused = receiver.accepted, receiver.refused
         self._append = append
-        self._bytes_max = payload_bytes_max
-        self.count_202 = metrics.LATE.counter(metrics.REQUESTS.labels(receiver.name, "202", ""))
+        self._bytes_max = receiver.bytes_max
+        # Content codings that a receiver undoes itself; most have none.
+        self._own_codings: frozenset[str] = getattr(receiver, "codings", frozenset())
+        self.counters = _Counters(receiver.name)
 
     def receive(self, environ: WSGIEnvironment) -> Answer:
         """Read one request and append its records. Raises nothing: the Answer has what there was to raise."""
         answer: Answer | None = environ.pop(ADMITTED, None)
         new = answer is None
         if answer is None:
-            answer = Answer(self, request_id(environ))
+            answer = Answer(self, request_id(environ), environ.get("CONTENT_TYPE", ""))
         try:
             if new and "HTTP_ORIGIN" in environ:
                 answer.fields = self._origin(environ)
             query, prefer = environ.get("QUERY_STRING"), environ.get("HTTP_PREFER")
-            if query or prefer:
+            if (query or prefer) and self._receipts:
                 answer.receipt = wants_receipt(query or "", prefer or "")
             length = environ.get("CONTENT_LENGTH", "")
             size = int(length) if length.isdecimal() and len(length) <= LENGTH_DIGITS_MAX else -1
@@ -180,6 +114,8 @@ class Endpoint:
             if wait is not None:
                 answer.watch = environ["phased.watch"]
             coding = environ.get("HTTP_CONTENT_ENCODING")
+            if coding and coding.strip().lower() in self._own_codings:
+                coding = None
             parsed = None if coding else self._read(environ, body)
             if parsed is None:
                 answer.slices = self._work(answer, environ, body, coding, level)
@@ -187,7 +123,7 @@ class Endpoint:
                     answer.work()
             else:
                 ticket = self._take(answer, parsed, level)
-                if wait is not None:
+                if wait is not None and ticket is not NOTHING:
                     wait(ticket.future(answer.watch))
         except RecordInvalid as error:
             self._note_row(answer, error, body)
@@ -216,11 +152,11 @@ class Endpoint:
         if grant is not None:
             destination = grant.stream
             if grant.services is not None:
-                parsed = only_services(parsed, grant.services, keep=self._keep is not None)
+                parsed = only_services(parsed, grant.services, keep=self._keep is not None, partial=self._partial)
             if grant.meter is not None and len(parsed.lines) != 1:
                 grant.meter.rest(len(parsed.lines))
         answer.parsed = parsed
-        answer.ticket = ticket = self._append(parsed.lines, level, destination)
+        answer.ticket = ticket = self._append(parsed.lines, level, destination) if parsed.lines else NOTHING
         return ticket
 
     def _note_row(self, answer: Answer, error: RecordInvalid, body: bytes) -> None:
@@ -245,7 +181,7 @@ class Endpoint:
 
         What passes is admitted: its quotas are charged, and ``receive`` finds the Answer in the environ.
         """
-        answer = Answer(self, request_id(environ))
+        answer = Answer(self, request_id(environ), environ.get("CONTENT_TYPE", ""))
         try:
             if "HTTP_ORIGIN" in environ:
                 answer.fields = self._origin(environ)
@@ -269,10 +205,10 @@ class Endpoint:
         environ[ADMITTED] = answer
         return None
 
-    def refused(self, error: InletError, *, receipt: bool, request_id: str) -> Response:
+    def refused(self, error: InletError, *, receipt: bool = False, request_id: str, content_type: str = "") -> Response:
         """Render a refusal, and count it and the records in it."""
         try:
-            response = self._refused(error, receipt=receipt, request_id=request_id)
+            response = self._refused(error, receipt=receipt, request_id=request_id, content_type=content_type)
         except Exception as bug:
             error = known(bug, stored=True, request_id=request_id)
             response = problem(error, request_id=request_id)
@@ -288,7 +224,7 @@ class Answer:
     """The answer to one request, undecided until its first iteration; an iterable as PEP 3333 wants it."""
 
     __slots__ = (
-        "_endpoint", "_response", "error", "fields", "grant", "parsed", "receipt", "request_id", "row",
+        "_endpoint", "_response", "content_type", "error", "fields", "grant", "parsed", "receipt", "request_id", "row",
         "slices", "start_response", "ticket", "wait", "watch",
     )  # fmt: skip
 
@@ -296,9 +232,9 @@ class Answer:
     parsed: Parsed
     watch: Any
 
-    def __init__(self, endpoint: Endpoint, request_id: str) -> None:
+    def __init__(self, endpoint: Endpoint, request_id: str, content_type: str) -> None:
         self._endpoint: Endpoint | None = endpoint
-        self.request_id = request_id
+        self.request_id, self.content_type = request_id, content_type
         self.fields: Headers | None = None
         """Fields that the answer has besides, whatever it is."""
         self.grant: Grant | None = None
@@ -330,7 +266,9 @@ class Answer:
                     self.wait(future)
                     return b""
                 ticket.commit()
-                found = endpoint.accepted(self.parsed, ticket.level, ticket.addresses() if self.receipt else None)
+                found = endpoint.accepted(
+                    self.parsed, ticket.level, ticket.addresses() if self.receipt or endpoint.addressed else None
+                )
                 if not isinstance(found, tuple):
                     self.slices = self._render(found)
                     return next(self)
@@ -343,8 +281,9 @@ class Answer:
         """Start the response, ``response`` or a refusal, and return its body; account for it."""
         self._endpoint = None
         if self.ticket is not None and self.error is None:
-            endpoint.count_202(1)
             parsed = self.parsed
+            if response is not None:
+                endpoint.counters[response[0]](1)
             if parsed.unknown or parsed.rejections:
                 _count_records(parsed)
                 endpoint.keep_rejected(self)
@@ -362,7 +301,9 @@ class Answer:
         """Return the answer to a request that was refused."""
         assert self.error is not None
         endpoint.keep_rejected(self)
-        status, headers, body = endpoint.refused(self.error, receipt=self.receipt, request_id=self.request_id)
+        status, headers, body = endpoint.refused(
+            self.error, receipt=self.receipt, request_id=self.request_id, content_type=self.content_type
+        )
         return status, [*headers, *(self.fields or ()), (FIELD, self.request_id)], body
 
     def work(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import falcon
 import ujson
@@ -102,9 +102,9 @@ def _is_plain_host(host: str) -> bool:
 class Resource:
     """What all resources share."""
 
-    allow: ClassVar[str] = "GET, HEAD, OPTIONS"
+    allow = "GET, HEAD, OPTIONS"
 
-    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+    def on_options(self, req: falcon.Request, resp: falcon.Response, **params: str) -> None:
         """Name the methods of the path (RFC 9110 section 9.3.7)."""
         resp.set_header("allow", self.allow)
         resp.set_header("content-length", "0")
@@ -113,16 +113,25 @@ class Resource:
 class Receive(Resource):
     """A receiver's path."""
 
-    allow = "POST, OPTIONS"
-
     def __init__(self, endpoint: Endpoint) -> None:
         self._receive, self._preflight = endpoint.receive, endpoint.preflight
+        methods = [*endpoint.methods, "OPTIONS"]
+        # Falcon finds a resource's methods by these names.
+        if "PUT" in methods:
+            self.on_put = self.on_post
+        if endpoint.probed:
+            methods[:0] = ["GET", "HEAD"]
+            self.on_get = self.on_head = self._probe
+        self.allow = ", ".join(methods)
 
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+    def on_post(self, req: falcon.Request, resp: falcon.Response, **params: str) -> None:
         """Take the request; Application answers with what is left here."""
         req.env[Application.ANSWER] = self._receive(req.env)
 
-    def on_options(self, req: falcon.Request, resp: falcon.Response) -> None:
+    def _probe(self, req: falcon.Request, resp: falcon.Response, **params: str) -> None:
+        resp.data = b'{"status":"ok"}'
+
+    def on_options(self, req: falcon.Request, resp: falcon.Response, **params: str) -> None:
         """Answer a browser's preflight (Fetch Standard), before any key is looked at; else name the methods."""
         fields = self._preflight(req.env)
         if fields is None:

@@ -14,18 +14,19 @@ from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
 REASON = "forbidden"
 
 
-def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> Parsed:
+def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool, partial: bool = False) -> Parsed:
     """Return ``parsed`` without the records of other services, each of which becomes a rejection.
 
     ``services``: as ``service_token`` gives them. ``keep``: keep the lines of rejected records. Raises Denied
-    (``forbidden``) where nothing but such records was sent, NothingAccepted where no other record is valid.
+    (``forbidden``) where nothing but such records was sent, NothingAccepted where no other record is valid; where
+    ``partial``, neither: then it returns a Parsed without lines.
     """
     found = [service_token(line) for line in parsed.lines]
     if services.issuperset(found):
         return parsed
     allowed = [service in services for service in found]
     old = parsed.rejections or Rejections()
-    if not any(allowed) and not old:
+    if not any(allowed) and not old and not partial:
         raise Denied(REASON, "this key has no right to the service of these records (right: services)")
     rejections, lines = Rejections(), []
     for row in old.rows:
@@ -60,6 +61,6 @@ def only_services(parsed: Parsed, services: frozenset[bytes], *, keep: bool) -> 
         keep_old()
         skipped = next(before, -1)
     rejections.counts = {**old.counts, REASON: len(allowed) - len(lines)}
-    if not lines:
+    if not lines and not partial:
         raise NothingAccepted("no record of the bulk is valid", rejections)
     return parsed._replace(lines=lines, rejections=rejections)

@@ -6,7 +6,8 @@ the environment (``app.py``), doing the work, the text of a problem beyond 404 a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import falcon
 
@@ -14,14 +15,14 @@ from inlet.stream.errors import InletError
 from wsgi.problems import Refused
 from wsgi.receivers.admission import Admission
 from wsgi.receivers.application import Application, nothing
-from wsgi.receivers.pipeline import Append, Endpoint, Keep, Receiver
+from wsgi.receivers.interfaces import Append, Keep, Receiver
+from wsgi.receivers.pipeline import Endpoint
 from wsgi.receivers.refusals import NO_RECEIVER, count, known, problem
-from wsgi.receivers.resources import Health, Metrics, Operator, Ready, Receive, put
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from wsgi.receivers.resources import Health, Metrics, Operator, Ready, Receive, Resource, put
 
 Routes = falcon.App[falcon.Request, falcon.Response]
+Pages = Mapping[str, Callable[[Operator], Resource]]
+"""Path -> what makes its resource."""
 
 INGEST = "/ingest"
 """Path of the native receiver."""
@@ -49,29 +50,33 @@ def create_app(
     append: Append,
     admission: Admission,
     operator: Operator,
-    payload_bytes_max: int,
+    pages: Pages = MappingProxyType({}),
     keep_rejected: Keep | None = None,
     start: Callable[[int], object] = nothing,
 ) -> Application:
     """Return the WSGI application (PEP 3333): ``receivers`` by path, over a sink's ``append``.
 
-    Opens nothing. ``payload_bytes_max``: bytes of a body, before and after decoding. ``keep_rejected``: takes
-    the records that were refused one by one. ``start``: what the application's ``start`` calls.
+    Opens nothing. A path may begin with one field, as ``/{index}/_bulk``. ``pages``: what else clients of these
+    receivers ask for. ``keep_rejected``: takes the records that were refused one by one. ``start``: what the
+    application's ``start`` calls.
     """
+    made: dict[int, Endpoint] = {}
     endpoints = {
-        path: Endpoint(receiver, append, admission, payload_bytes_max=payload_bytes_max, keep=keep_rejected)
+        path: made.setdefault(id(receiver), Endpoint(receiver, append, admission, keep_rejected))
         for path, receiver in receivers.items()
     }
-    return Application(create_routes(endpoints, operator), endpoints, start)
+    return Application(create_routes(endpoints, operator, pages), endpoints, start)
 
 
-def create_routes(endpoints: Mapping[str, Endpoint], operator: Operator) -> Routes:
+def create_routes(endpoints: Mapping[str, Endpoint], operator: Operator, pages: Pages = MappingProxyType({})) -> Routes:
     """Return the Falcon application with every path."""
     app = falcon.App(media_type="application/json", middleware=[_Methods()])
     app.req_options.auto_parse_form_urlencoded = False
     paths = [*endpoints, "/healthz", "/readyz", "/metrics"]
     for path, endpoint in endpoints.items():
         app.add_route(path, Receive(endpoint))
+    for path, page in pages.items():
+        app.add_route(path, page(operator))
     app.add_route("/healthz", Health())
     app.add_route("/readyz", Ready(operator))
     app.add_route("/metrics", Metrics(operator))
