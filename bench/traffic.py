@@ -166,7 +166,8 @@ def _value(rng: random.Random, key: str) -> str:
     return "".join(rng.choices(string.ascii_lowercase + "-", k=rng.randrange(2, 28)))
 
 
-def _message(rng: random.Random) -> str:
+def message(rng: random.Random) -> str:
+    """Return a message of a service, of MESSAGE_CHARACTERS."""
     length = rng.randint(*MESSAGE_CHARACTERS)
     words = [rng.choice(_WORDS) for _ in range(length // 5 + 2)]
     kind = rng.random()
@@ -194,7 +195,7 @@ def record(rng: random.Random) -> bytes:
         "event_id": _uuid(rng),
         "timestamp": _timestamp(rng),
         "service": rng.choice(SERVICES),
-        "message": _message(rng),
+        "message": message(rng),
         "metadata": {key: _value(rng, key) for key in keys},
     }
     ascii_only = rng.random() < ASCII_SHARE
