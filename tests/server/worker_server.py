@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -185,7 +186,8 @@ class Server:
         if self.process.poll() is None:
             for pid in self.workers():
                 self.process.send_signal(signal.SIGCONT)
-                os.kill(pid, signal.SIGCONT)
+                with contextlib.suppress(ProcessLookupError):  # It has ended since.
+                    os.kill(pid, signal.SIGCONT)
             self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(10)
