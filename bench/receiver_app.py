@@ -19,10 +19,11 @@ from bench.shippers import ELASTIC, LOKI, OTLP, PATHS, STATUS
 from inlet.stream.limits import RecordLimits
 from wsgi.receivers.admission import OPEN
 from wsgi.receivers.application import Application
-from wsgi.receivers.catalog import Bounds, mount
+from wsgi.receivers.catalog import mount
 from wsgi.receivers.foreign import Foreign
 from wsgi.receivers.interfaces import Addresses, Ticket
 from wsgi.receivers.limits import PayloadLimits
+from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import create_app
 from wsgi.receivers.slices import finish

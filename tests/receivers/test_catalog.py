@@ -12,8 +12,9 @@ from inlet.stream.limits import RecordLimits
 from tests.receivers.support import MemorySink, Reply, ask, body_of, environ, record, refused
 from wsgi.receivers.admission import OPEN
 from wsgi.receivers.application import Application
-from wsgi.receivers.catalog import MOUNTS, Bounds, mount
+from wsgi.receivers.catalog import MOUNTS, mount
 from wsgi.receivers.limits import PayloadLimits
+from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.native import Native
 from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import create_app

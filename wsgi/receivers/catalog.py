@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from wsgi.receivers import cloudevents, datadog, elastic, gelf, loki, mapped, otlp, splunk, webhook
-from wsgi.receivers.mounting import Bounds as Bounds
-from wsgi.receivers.mounting import Mount as Mount
+from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.native import Native
 from wsgi.receivers.routes import INGEST
 
@@ -36,6 +35,6 @@ MOUNTS: dict[str, Callable[[Bounds], Mount]] = {
 
 def mount(names: Iterable[str], bounds: Bounds) -> Mount:
     """Return all paths and pages of these receivers."""
-    found = [MOUNTS[name](bounds) for name in names if name in MOUNTS]
+    found = [MOUNTS[name](bounds) for name in names]
     receivers = {path: receiver for each in found for path, receiver in each.receivers.items()}
     return Mount(receivers, {path: page for each in found for path, page in each.pages.items()})

@@ -20,7 +20,7 @@ from wsgi.receivers.elasticanswer import BulkContext, bulk_answer, refusal, show
 from wsgi.receivers.elasticbulk import Pairs, read_short, read_slices
 from wsgi.receivers.elasticpages import PAGES
 from wsgi.receivers.elasticrecord import Defaults
-from wsgi.receivers.foreign import Foreign, Lines
+from wsgi.receivers.foreign import ForeignReceiver, Lines
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import Parsed
 from wsgi.receivers.refusals import Response
@@ -39,17 +39,15 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/")
 """Media types that are refused: what a page may send without being asked, and what ``curl -d`` sends unasked."""
 
 
-class Elasticsearch:
+class Elasticsearch(ForeignReceiver):
     """The receiver, with every bound taken at construction. Holds no state: safe between threads."""
 
     name = "elasticsearch"
     methods: tuple[str, ...] = ("POST", "PUT")
-    receipts, addressed, partial, probed = False, True, True, False
+    addressed, partial = True, True
 
     def __init__(self, bounds: Bounds) -> None:
-        self.bytes_max = bounds.payload.payload_bytes_max
-        self._foreign = Foreign(self.name, bounds.record)
-        self._records_max, self._keep = bounds.payload.bulk_records_max, bounds.keep_rejected
+        super().__init__(bounds)
         self._depth_max, self._pairs_max = bounds.payload.nesting_depth_max, bounds.record.metadata_pairs_max
 
     def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
@@ -79,9 +77,7 @@ class Elasticsearch:
         path = environ["PATH_INFO"]
         # PEP 3333: a path is UTF-8 that was decoded as Latin-1.
         index = path.rpartition("/")[0][1:].encode("latin-1", "replace").decode(errors="replace")
-        lines = Lines(
-            self._foreign, records_max=self._records_max, bytes_max=self.bytes_max, keep_rejected=self._keep
-        )  # fmt: skip
+        lines = self._lines()
         pairs = Pairs(lines, Defaults(index, routing, pipeline), self._depth_max, self._pairs_max)
         return pairs, lines, BulkContext(monotonic(), pairs.actions, shown)
 

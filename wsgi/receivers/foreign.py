@@ -1,7 +1,7 @@
 """A foreign record as a line: whatever a shipper sends, within the bounds of the contract.
 
-What lives here: ids, bounds that cut, and the lines of one request with the records that it refused. What must not:
-protocols, how a body is read, where a record's parts stand in it.
+What lives here: ids, bounds that cut, the lines of one request with the records that it refused, and what receivers of
+such records share. What must not: protocols, how a body is read, where a record's parts stand in it.
 
 A shipper cannot fix its records. So what is over a bound is cut, between two characters, and the member
 ``inlet.truncated`` names what was cut; characters that no UTF-8 text can hold become U+FFFD.
@@ -27,6 +27,7 @@ from wsgi.problems import ClientError
 from wsgi.receivers import moments
 from wsgi.receivers.bulk import EVENT_ID_ECHO_CHARS_MAX
 from wsgi.receivers.jsontext import SURROGATE
+from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.parsed import Parsed, Rejections
 
 ID_BYTES = 16
@@ -284,7 +285,33 @@ class Lines:
     def _count(self) -> int:
         position = self.read
         if position >= self._records_max:
-            detail = f"a request holds at most {self._records_max} records; send several requests"
-            raise ClientError("payload-too-large", detail)
+            raise too_many(self._records_max)
         self.read = position + 1
         return position
+
+
+def too_many(records_max: int) -> ClientError:
+    """Return the error of a request of more records, or of more of what holds them, than its bound."""
+    return ClientError("payload-too-large", f"a request holds at most {records_max} records; send several requests")
+
+
+class ForeignReceiver:
+    """What the receivers of foreign records share: traits as most of them have them, and the lines of a request."""
+
+    name: str
+    methods: tuple[str, ...] = ("POST",)
+    receipts, addressed, partial, probed = False, False, False, False
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bytes_max = bounds.payload.payload_bytes_max
+        self._bounds = bounds
+        self._foreign = Foreign(self.name, bounds.record)
+
+    def _lines(self) -> Lines:
+        bounds = self._bounds
+        return Lines(
+            self._foreign,
+            records_max=bounds.payload.bulk_records_max,
+            bytes_max=self.bytes_max,
+            keep_rejected=bounds.keep_rejected,
+        )

@@ -24,7 +24,7 @@ import falcon
 from inlet.stream.errors import InletError
 from wsgi.problems import PROBLEMS, STATUS_LINES, Headers
 from wsgi.receivers import loki_snappy
-from wsgi.receivers.foreign import Foreign, Lines
+from wsgi.receivers.foreign import ForeignReceiver
 from wsgi.receivers.loki_json import JsonReader
 from wsgi.receivers.loki_labels import Sharing
 from wsgi.receivers.loki_push import PushReader
@@ -46,22 +46,19 @@ FINAL = {401, 403, 429, 500, 503}
 REFUSED = STATUS_LINES[400]
 
 
-class Loki:
+class Loki(ForeignReceiver):
     """The Loki receiver. Holds no state: safe between threads."""
 
     name = "loki"
-    methods: tuple[str, ...] = ("POST",)
-    receipts, addressed, partial, probed = False, False, True, False
+    partial = True
     codings = frozenset(("snappy",))
     """Vector names what every protobuf body has anyway."""
 
     def __init__(self, bounds: Bounds) -> None:
-        self.bytes_max = bounds.payload.payload_bytes_max
-        self._records_max, self._keep = bounds.payload.bulk_records_max, bounds.keep_rejected
-        self._foreign = Foreign(self.name, bounds.record)
-        sharing = Sharing(bounds.record)
-        self._push = PushReader(sharing, bounds.record, self._records_max)
-        self._json = JsonReader(sharing, bounds.record, self._records_max)
+        super().__init__(bounds)
+        sharing, records_max = Sharing(bounds.record), bounds.payload.bulk_records_max
+        self._push = PushReader(sharing, bounds.record, records_max)
+        self._json = JsonReader(sharing, bounds.record, records_max)
 
     def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
         """Turn a short body into lines; return None if it is long.
@@ -106,9 +103,6 @@ class Loki:
         return _plain(
             status, error.detail, [each for each in headers if each[0] not in ("content-type", "content-length")]
         )
-
-    def _lines(self) -> Lines:
-        return Lines(self._foreign, records_max=self._records_max, bytes_max=self.bytes_max, keep_rejected=self._keep)
 
 
 class LokiReady(Resource):

@@ -25,8 +25,8 @@ from inlet.stream.limits import RecordLimits
 from inlet.stream.record import LOADS_ERRORS
 from wsgi.receivers import flatten, jsontext, moments
 from wsgi.receivers.excerpt import excerpt
-from wsgi.receivers.foreign import Lines
-from wsgi.receivers.loki_labels import PAIR_WEIGHT, SHORT_WEIGHT_MAX, TIMESTAMP, Shared, Sharing, put, too_many
+from wsgi.receivers.foreign import Lines, too_many
+from wsgi.receivers.loki_labels import PAIR_WEIGHT, SHORT_WEIGHT_MAX, TIMESTAMP, Shared, Sharing, put
 from wsgi.receivers.loki_snappy import malformed
 from wsgi.receivers.slices import SLICE_SECONDS
 

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from inlet.stream.limits import RecordLimits
-from wsgi.problems import ClientError
 from wsgi.receivers import flatten
 from wsgi.receivers.jsontext import SURROGATE
 
@@ -131,11 +130,6 @@ class Sharing:
 def put(metadata: dict[str, str], shared: Shared, name: str, value: str) -> None:
     """Add a pair of an entry's own: behind STRUCTURED where a label has its name. Of equal names the last wins."""
     metadata[STRUCTURED + name if name in shared.metadata else name] = value
-
-
-def too_many(records_max: int) -> ClientError:
-    """Return the error of a request of more records, or more streams, than its bound."""
-    return ClientError("payload-too-large", f"a request holds at most {records_max} records; send several requests")
 
 
 def parse(text: str, pairs_max: int) -> dict[str, str] | None:

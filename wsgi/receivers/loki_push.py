@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from inlet.stream.limits import RecordLimits
 from wsgi.problems import ClientError
 from wsgi.receivers import moments
-from wsgi.receivers.foreign import Lines
+from wsgi.receivers.foreign import Lines, too_many
 from wsgi.receivers.loki_labels import (
     HEAVY_WEIGHT,
     PAIR_WEIGHT,
@@ -33,7 +33,6 @@ from wsgi.receivers.loki_labels import (
     Shared,
     Sharing,
     put,
-    too_many,
 )
 from wsgi.receivers.loki_snappy import malformed
 from wsgi.receivers.slices import SLICE_SECONDS

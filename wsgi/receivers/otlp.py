@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from inlet.stream.errors import InletError
 from wsgi.problems import ClientError
 from wsgi.receivers import otlplean
-from wsgi.receivers.foreign import Foreign, Lines
+from wsgi.receivers.foreign import ForeignReceiver, Lines
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.otlpanswers import JSON, MEDIA_TYPES, PROTOBUF, is_json, refusal, success
 from wsgi.receivers.otlpjson import OtlpJsonReader
@@ -41,17 +41,15 @@ SMALL_BYTES_MAX, RECORD_BYTES_MAX = 16_384, 4_096
 """Bytes of such a body, or bytes a record on average, whichever is more; what is longer may take long."""
 
 
-class Otlp:
+class Otlp(ForeignReceiver):
     """The receiver, with every bound taken at construction. Holds no state: safe between threads."""
 
     name = "otlp"
-    methods: tuple[str, ...] = ("POST",)
-    receipts, addressed, partial, probed = False, False, True, False
+    partial = True
 
     def __init__(self, bounds: Bounds) -> None:
+        super().__init__(bounds)
         self.bytes_max = bounds.payload.otlp_bytes_max
-        self._bounds = bounds
-        self._foreign = Foreign(self.name, bounds.record)
         self._is_json = {PROTOBUF: False, "application/protobuf": False, JSON: True}
 
     def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
@@ -99,13 +97,6 @@ class Otlp:
                 return lines.parsed(False)
         yield from reader.walked(body)
         return lines.parsed(False)
-
-    def _lines(self) -> Lines:
-        bounds = self._bounds
-        return Lines(
-            self._foreign, records_max=bounds.payload.bulk_records_max, bytes_max=self.bytes_max,
-            keep_rejected=bounds.keep_rejected,
-        )  # fmt: skip
 
     def _proto(self, lines: Lines) -> OtlpProtoReader:
         return OtlpProtoReader(lines, self._bounds.record, self._bounds.payload.bulk_records_max)

@@ -24,7 +24,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from inlet.stream.limits import RecordLimits
 from wsgi.problems import ClientError
-from wsgi.receivers.foreign import Lines
+from wsgi.receivers.foreign import Lines, too_many
 from wsgi.receivers.otlplean import ordinary
 from wsgi.receivers.otlpmessages import part_of_resource, part_of_scope, record_to
 from wsgi.receivers.otlprecord import OtlpPart, OtlpShared, fields_max, refuse, shared
@@ -155,8 +155,7 @@ class OtlpProtoReader:
             if self._fields_left < 0:
                 raise ClientError("payload-too-large", "the body has too many fields besides its log records")
         if self._lines.read + records > self._records_max:
-            detail = f"a request holds at most {self._records_max} records; send several requests"
-            raise ClientError("payload-too-large", detail)
+            raise too_many(self._records_max)
         if begin:
             runs.append(_Run(begin, last, False))
         if runs:

@@ -20,7 +20,7 @@ from wsgi.problems import ClientError
 from wsgi.receivers.bulk import MALFORMED_RECORD
 from wsgi.receivers.documents import Document
 from wsgi.receivers.excerpt import excerpt
-from wsgi.receivers.foreign import Foreign, Lines
+from wsgi.receivers.foreign import ForeignReceiver, Lines
 from wsgi.receivers.interfaces import Addresses
 from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
@@ -56,17 +56,13 @@ Begin = Callable[["WSGIEnvironment", bytes], Reading]
 """From a request and its body; raises ClientError."""
 
 
-class Shaped:
+class Shaped(ForeignReceiver):
     """A receiver of JSON. Holds no state: safe between threads."""
-
-    methods: tuple[str, ...] = ("POST",)
-    receipts, addressed = False, False
 
     def __init__(self, name: str, bounds: Bounds, begin: Begin, *, probed: bool = False, partial: bool = False) -> None:
         self.name, self.probed, self.partial = name, probed, partial
-        self.bytes_max = bounds.payload.payload_bytes_max
-        self._begin, self._bounds = begin, bounds
-        self._foreign = Foreign(name, bounds.record)
+        super().__init__(bounds)
+        self._begin = begin
 
     def read(self, environ: WSGIEnvironment, body: bytes) -> Parsed | None:
         """Read a short body at once; return None where that takes longer than a slice. Raises as ``slices``."""
@@ -87,13 +83,7 @@ class Shaped:
         Raises ClientError (``unsupported-media-type``, ``bad-request``, ``malformed-payload``, ``payload-too-large``),
         and NothingAccepted where there is no valid record, unless this is ``partial``.
         """
-        reading, bounds = self._begin(environ, body), self._bounds
-        lines = Lines(
-            self._foreign,
-            records_max=bounds.payload.bulk_records_max,
-            bytes_max=self.bytes_max,
-            keep_rejected=bounds.keep_rejected,
-        )
+        reading, lines = self._begin(environ, body), self._lines()
         take, due = reading.take, monotonic() + SLICE_SECONDS
         for found in reading.documents:
             if found is not None:

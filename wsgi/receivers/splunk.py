@@ -22,7 +22,7 @@ import ujson
 from inlet.stream.errors import InletError
 from inlet.stream.record import LOADS_ERRORS
 from wsgi.receivers import documents, splunk_answers
-from wsgi.receivers.foreign import Foreign, Lines
+from wsgi.receivers.foreign import ForeignReceiver, Lines
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import NothingAccepted, Parsed
 from wsgi.receivers.refusals import Response
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from wsgi.receivers.interfaces import Addresses
 
-NAME = "splunk"
 ROOT = "/services/collector"
 SHORT_BYTES_MAX = 131_072
 """Bytes of a body that is read in one step."""
@@ -57,24 +56,14 @@ UTF8_BYTES_MAX = 4
 """Bytes of a character."""
 
 
-class _Hec:
+class _Hec(ForeignReceiver):
     """What the paths that take events share."""
 
-    name = NAME
-    methods: tuple[str, ...] = ("POST",)
-    receipts, addressed, partial, probed = False, False, False, False
+    name = "splunk"
 
     def __init__(self, bounds: Bounds, acks: AckIds) -> None:
-        self.bytes_max = bounds.payload.payload_bytes_max
-        self._records_max = bounds.payload.bulk_records_max
-        self._keep = bounds.keep_rejected
-        self._foreign = Foreign(NAME, bounds.record)
+        super().__init__(bounds)
         self._acks = acks
-
-    def _lines(self) -> Lines:
-        return Lines(
-            self._foreign, records_max=self._records_max, bytes_max=self.bytes_max, keep_rejected=self._keep
-        )  # fmt: skip
 
     def accepted(self, parsed: Parsed, level: int, addresses: Addresses | None) -> Response:
         """Return the success, with an ackId where there is a channel; or what was wrong with the first bad event."""
