@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from inlet.stream.errors import InletError
 from wsgi.receivers import documents
-from wsgi.receivers.documents import LONG_DIGITS, WINDOW_BYTES, Document
+from wsgi.receivers.documents import WINDOW_BYTES, Document
+from wsgi.receivers.jsontext import LONG_DIGITS
 from wsgi.receivers.structure import VALUES_MAX
 
 MIB = 1_048_576

@@ -21,6 +21,7 @@ from wsgi.receivers import documents, moments
 from wsgi.receivers.documents import Document
 from wsgi.receivers.flatten import flatten
 from wsgi.receivers.foreign import Lines
+from wsgi.receivers.headerfields import bare_type
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.shaped import Reading, Shaped, media_type, refuse, refuse_kind
 from wsgi.receivers.written import written
@@ -49,7 +50,7 @@ def mount(bounds: Bounds) -> Mount:
         _take(lines, value, pairs_max)
 
     def begin(environ: WSGIEnvironment, body: bytes) -> Reading:
-        kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+        kind = bare_type(environ.get("CONTENT_TYPE", ""))
         if kind in STRUCTURED:
             return Reading(documents.read(body), take)
         if kind.startswith("application/cloudevents"):

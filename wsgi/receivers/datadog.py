@@ -27,7 +27,7 @@ from wsgi.receivers.mapped import QUERY_CHARS_MAX, SERVICES, TIMES, take_message
 from wsgi.receivers.members import take_moment, take_text
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import Parsed
-from wsgi.receivers.refusals import Response, problem
+from wsgi.receivers.refusals import Response, fields_of
 from wsgi.receivers.resources import Operator, Resource
 from wsgi.receivers.shaped import Reading, Shaped, media_type, refuse_kind
 
@@ -92,11 +92,9 @@ class Datadog(Shaped):
     def refused(self, error: InletError, *, receipt: bool, request_id: str, content_type: str) -> Response:
         """Return the error in Datadog's form; its status tells the agent whether to drop the payload."""
         row = PROBLEMS[error.reason]
-        _, fields, _ = problem(error, request_id=request_id)
-        kept = [field for field in fields if not field[0].startswith("content-")]
         status = row.status if row.status in DROPPED or row.status in REPEATED else 400
         line, headers, body = _answer(status, error.detail)
-        return line, headers + kept, body
+        return line, headers + fields_of(error), body
 
 
 class _Validate(Resource):

@@ -16,13 +16,12 @@ from __future__ import annotations
 import re
 from codecs import utf_8_decode
 from collections.abc import Generator, Iterator
-from itertools import accumulate
 from json import JSONDecodeError, JSONDecoder
 from typing import Any, NamedTuple
 
 from wsgi.receivers import jsontext
 from wsgi.receivers.slices import finish
-from wsgi.receivers.structure import NOT_BRACKETS, TO_BRACES, VALUES_MAX, quoted_parts
+from wsgi.receivers.structure import VALUES_MAX, closing_bracket
 
 WINDOW_BYTES = 65_536
 """Bytes that are decoded at a time: at most two milliseconds, where all of them are brackets."""
@@ -37,14 +36,12 @@ ARRAYS_MAX = 1_000
 WASTE_MAX = 4
 """Bytes looked at in vain, for each byte of the body, after which the rest of it is one fault: beginnings of values
 that never end would otherwise cost the square of a body's length."""
-LONG_DIGITS = 640
-"""Digits of an integer over which it is read as text: converting it would take the square of its length."""
 ENVELOPES = frozenset({"logs", "records", "events"})
 """An object whose only member has one of these names, and is an array, holds records and is none."""
 
 _BETWEEN = re.compile(r"[ \t\r\n,]*+")
 _NEXT = re.compile(rb"\n[ \t\r]*+(?=[{\[])")
-_ENVELOPE = re.compile(rb'\{[ \t\r\n]*+"(?:logs|records|events)"[ \t\r\n]*+:[ \t\r\n]*+\[')
+_ENVELOPE = re.compile(rb'\{[ \t\r\n]*+"(?:%b)"[ \t\r\n]*+:[ \t\r\n]*+\[' % "|".join(sorted(ENVELOPES)).encode())
 _CLOSED = re.compile(rb"[ \t\r\n]*+\}")
 
 
@@ -60,12 +57,13 @@ class Document(NamedTuple):
 
 
 def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= LONG_DIGITS else digits
+    return int(digits) if len(digits) <= jsontext.LONG_DIGITS else digits
 
 
 def _fraction(number: str) -> float | str:
     """A number with a point or an exponent; as text where its whole part is that of a long integer."""
-    return number if number[:LONG_DIGITS].lstrip("-").isdecimal() and len(number) > LONG_DIGITS else float(number)
+    digits = jsontext.LONG_DIGITS
+    return number if number[:digits].lstrip("-").isdecimal() and len(number) > digits else float(number)
 
 
 _decode = JSONDecoder(strict=False).raw_decode
@@ -236,30 +234,10 @@ class _Reader:
         -1 where there is none.
         """
         # PERF: a whole chunk takes half a millisecond, and most bad values are short (50,000 of them: 29 s, 3 s so).
-        end, _ = finish(_close(self._body[start : start + SHORT_BYTES], 0))
+        end, _ = finish(closing_bracket(self._body[start : start + SHORT_BYTES], 0))
         if end > 0:
             return start + end, 0
-        return (yield from _close(self._body, start))
-
-
-def _close(body: bytes, start: int) -> Generator[None, None, tuple[int, int]]:
-    depth = values = 0
-    for offset, parts, inside in quoted_parts(body, start):
-        first = int(not inside)
-        # Strings become NULs, so that offsets stay.
-        parts[first::2] = map(bytes, map(len, parts[first::2]))
-        chunk = b"\0".join(parts).translate(TO_BRACES)
-        braces = chunk.translate(None, NOT_BRACKETS)
-        if offset == start and not chunk.startswith(b"{"):
-            return -1, 0
-        values += chunk.count(b",") + chunk.count(b"{")
-        depths = list(accumulate(map(_step, braces), initial=depth))
-        if 0 in depths[1:]:
-            closers = braces[: depths.index(0, 1)].count(b"}")
-            return offset + len(chunk) - len(chunk.split(b"}", closers)[closers]), values
-        depth = depths[-1]
-        yield
-    return -1, values
+        return (yield from closing_bracket(self._body, start))
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
@@ -278,8 +256,3 @@ def _is_cut(error: _Error, size: int) -> bool:
     if isinstance(error, RecursionError):
         return False
     return error.pos >= size - CUT_CHARS or error.msg.startswith("Unterminated")
-
-
-def _step(brace: int) -> int:
-    """What a brace adds to the depth."""
-    return 124 - brace  # { is 123, } is 125

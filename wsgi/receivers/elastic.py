@@ -21,6 +21,7 @@ from wsgi.receivers.elasticbulk import Pairs, read_short, read_slices
 from wsgi.receivers.elasticpages import PAGES
 from wsgi.receivers.elasticrecord import Defaults
 from wsgi.receivers.foreign import ForeignReceiver, Lines
+from wsgi.receivers.headerfields import utf8
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import Parsed
 from wsgi.receivers.refusals import Response
@@ -74,9 +75,7 @@ class Elasticsearch(ForeignReceiver):
             detail = "send Content-Type: application/x-ndjson (curl: -H, with --data-binary)"
             raise ClientError("unsupported-media-type", detail)
         shown, routing, pipeline = shown_by(environ.get("QUERY_STRING", ""))
-        path = environ["PATH_INFO"]
-        # PEP 3333: a path is UTF-8 that was decoded as Latin-1.
-        index = path.rpartition("/")[0][1:].encode("latin-1", "replace").decode(errors="replace")
+        index = utf8(environ["PATH_INFO"].rpartition("/")[0][1:])
         lines = self._lines()
         pairs = Pairs(lines, Defaults(index, routing, pipeline), self._depth_max, self._pairs_max)
         return pairs, lines, BulkContext(monotonic(), pairs.actions, shown)

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from inlet.stream.errors import InletError
-from wsgi.problems import PROBLEMS
+from wsgi.problems import PROBLEMS, STATUS_LINES
 from wsgi.receivers.bulk import MALFORMED_RECORD
 from wsgi.receivers.elasticrecord import BAD_INDEX, Action, text_of
 from wsgi.receivers.interfaces import Addresses
 from wsgi.receivers.parsed import Rejections
-from wsgi.receivers.refusals import Response, problem
+from wsgi.receivers.refusals import Response, fields_of
 from wsgi.receivers.rights import REASON as FORBIDDEN
 from wsgi.receivers.slices import SLICE_SECONDS
 
@@ -214,7 +214,6 @@ def refusal(error: InletError, *, request_id: str) -> Response:
 
     ``status`` and ``error`` are Elasticsearch's own; ``inlet`` says the reason, and whether a retry can help.
     """
-    status_line, headers, _ = problem(error, request_id=request_id)
     row = PROBLEMS[error.reason]
     kind = _TYPES.get(error.reason)
     if kind is None:
@@ -226,5 +225,4 @@ def refusal(error: InletError, *, request_id: str) -> Response:
         "status": row.status,
         "inlet": {"reason": error.reason, "retryable": row.retryable, "request_id": request_id},
     })  # fmt: skip
-    kept = [field for field in headers if field[0] not in ("content-type", "content-length")]
-    return status_line, [JSON, PRODUCT, ("content-length", str(len(body))), *kept], body
+    return STATUS_LINES[row.status], [JSON, PRODUCT, ("content-length", str(len(body))), *fields_of(error)], body

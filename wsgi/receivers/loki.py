@@ -25,12 +25,13 @@ from inlet.stream.errors import InletError
 from wsgi.problems import PROBLEMS, STATUS_LINES, Headers
 from wsgi.receivers import loki_snappy
 from wsgi.receivers.foreign import ForeignReceiver
+from wsgi.receivers.headerfields import utf8
 from wsgi.receivers.loki_json import JsonReader
 from wsgi.receivers.loki_labels import Sharing
 from wsgi.receivers.loki_push import PushReader
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import Parsed
-from wsgi.receivers.refusals import Response, problem
+from wsgi.receivers.refusals import Response, fields_of
 from wsgi.receivers.resources import Operator, Resource
 
 if TYPE_CHECKING:
@@ -97,12 +98,8 @@ class Loki(ForeignReceiver):
 
     def refused(self, error: InletError, *, receipt: bool, request_id: str, content_type: str) -> Response:
         """Return the refusal as plain text, as Go's ``http.Error`` writes it."""
-        status, headers, _ = problem(error, request_id=request_id)
-        if PROBLEMS[error.reason].status not in FINAL:
-            status = REFUSED
-        return _plain(
-            status, error.detail, [each for each in headers if each[0] not in ("content-type", "content-length")]
-        )
+        status = PROBLEMS[error.reason].status
+        return _plain(STATUS_LINES[status] if status in FINAL else REFUSED, error.detail, fields_of(error))
 
 
 class LokiReady(Resource):
@@ -143,9 +140,8 @@ def _is_json(environ: WSGIEnvironment, body: bytes) -> bool:
 
 
 def _tenant(environ: WSGIEnvironment) -> str:
-    """The tenant that the client names, empty if it names none; a header is Latin-1 in the environ (PEP 3333)."""
-    tenant: str = environ.get("HTTP_X_SCOPE_ORGID") or ""
-    return tenant if tenant.isascii() else tenant.encode("latin-1", "replace").decode(errors="replace")
+    """The tenant that the client names, empty if it names none."""
+    return utf8(environ.get("HTTP_X_SCOPE_ORGID") or "")
 
 
 def _plain(status: str, text: str, headers: Headers | None = None) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from wsgi.problems import ClientError
+from wsgi.receivers.headerfields import bare_type
 
 CONTENT_TYPE_CHARS_MAX = 256
 """Longer ones are not parsed."""
@@ -28,7 +29,7 @@ def is_ndjson(content_type: str) -> bool:
     """Return whether a Content-Type means NDJSON, else JSON; raise ClientError (``unsupported-media-type``)."""
     if len(content_type) > CONTENT_TYPE_CHARS_MAX:
         raise _unsupported(_TYPES)
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = bare_type(content_type)
     for name, value in _PARAMETER.findall(content_type):
         if name.lower() == "charset" and value.strip('"').lower() not in _UTF8:
             raise _unsupported("send UTF-8: the charset must be utf-8, or left out")

@@ -18,6 +18,7 @@ from inlet.stream.errors import InletError
 from wsgi.problems import ClientError
 from wsgi.receivers import otlplean
 from wsgi.receivers.foreign import ForeignReceiver, Lines
+from wsgi.receivers.headerfields import bare_type
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.otlpanswers import JSON, MEDIA_TYPES, PROTOBUF, is_json, refusal, success
 from wsgi.receivers.otlpjson import OtlpJsonReader
@@ -106,7 +107,7 @@ class Otlp(ForeignReceiver):
         content_type = environ.get("CONTENT_TYPE") or ""
         found = self._is_json.get(content_type)
         if found is None:
-            found = self._is_json.get(content_type.partition(";")[0].strip().lower())
+            found = self._is_json.get(bare_type(content_type))
             if found is None:
                 raise ClientError("unsupported-media-type", f"Content-Type must be one of {MEDIA_TYPES}")
         return found

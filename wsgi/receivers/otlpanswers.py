@@ -13,11 +13,11 @@ from typing import Final
 import ujson
 
 from inlet.stream.errors import InletError
-from wsgi.problems import PROBLEMS, STATUS_LINES, Denied, Headers, SinkError, spread
-from wsgi.receivers.decompress import ACCEPTED
+from wsgi.problems import PROBLEMS, STATUS_LINES, Headers, spread
+from wsgi.receivers.headerfields import bare_type
 from wsgi.receivers.otlpwire import field, varint
 from wsgi.receivers.parsed import Rejections
-from wsgi.receivers.refusals import Response
+from wsgi.receivers.refusals import Response, fields_of
 from wsgi.sink.durability import NAMES
 
 PROTOBUF: Final = "application/x-protobuf"
@@ -39,7 +39,7 @@ PARTIAL_FIELD, REJECTED_FIELD = 0x0A, 0x08
 
 def is_json(content_type: str) -> bool:
     """Return whether an answer to a request of this type is JSON: if it is JSON itself, or nobody knows."""
-    return not content_type.partition(";")[0].strip().lower().endswith("protobuf")
+    return not bare_type(content_type).endswith("protobuf")
 
 
 def success(level: int, rejections: Rejections | None, *, json: bool) -> Response:
@@ -72,13 +72,7 @@ def refusal(error: InletError, *, json: bool) -> Response:
     else:
         body = b"\x08" + varint(code) + field(MESSAGE_FIELD, message.encode(errors="replace"))
     headers: Headers = [("content-type", JSON if json else PROTOBUF), ("content-length", str(len(body)))]
-    if isinstance(error, Denied):
-        headers += error.headers
-    elif error.reason == "unsupported-content-encoding":
-        headers.append(("accept-encoding", ACCEPTED))
-    elif error.reason == "unsupported-media-type":
-        headers.append(("accept", MEDIA_TYPES))
+    headers += fields_of(error, MEDIA_TYPES)
     if retry and not any(name.lower() == "retry-after" for name, _ in headers):
-        seconds = error.retry_after if isinstance(error, SinkError) else 1
-        headers.append(("retry-after", str(spread(seconds))))
+        headers.append(("retry-after", str(spread(1))))
     return STATUS_LINES[status], headers, body

@@ -28,17 +28,22 @@ def problem(error: InletError, accept: str = "", *, request_id: str, **members: 
     """Return the problem document of ``error``, with ``members``; a 415 of a media type names those of ``accept``."""
     row = PROBLEMS[error.reason]
     body = document(error.reason, error.detail, **members, request_id=request_id)
-    headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body)))]
-    if isinstance(error, SinkError):
-        headers.append(("retry-after", str(spread(error.retry_after))))
-    elif isinstance(error, Denied):
-        headers += error.headers
-    # RFC 9110 section 15.5.16: what would have been taken.
-    elif error.reason == "unsupported-content-encoding":
-        headers.append(("accept-encoding", ACCEPTED))
-    elif error.reason == "unsupported-media-type" and accept:
-        headers.append(("accept", accept))
+    headers = [("content-type", MEDIA_TYPE), ("content-length", str(len(body))), *fields_of(error, accept)]
     return STATUS_LINES[row.status], headers, body
+
+
+def fields_of(error: InletError, accept: str = "") -> Headers:
+    """Return the header fields that a refusal has whatever form its body has: when to retry, and what to send."""
+    if isinstance(error, SinkError):
+        return [("retry-after", str(spread(error.retry_after)))]
+    if isinstance(error, Denied):
+        return error.headers
+    # RFC 9110 section 15.5.16: what would have been taken.
+    if error.reason == "unsupported-content-encoding":
+        return [("accept-encoding", ACCEPTED)]
+    if error.reason == "unsupported-media-type" and accept:
+        return [("accept", accept)]
+    return []
 
 
 def count(receiver: str, reason: str) -> None:

@@ -21,6 +21,7 @@ from wsgi.receivers.bulk import MALFORMED_RECORD
 from wsgi.receivers.documents import Document
 from wsgi.receivers.excerpt import excerpt
 from wsgi.receivers.foreign import ForeignReceiver, Lines
+from wsgi.receivers.headerfields import bare_type
 from wsgi.receivers.interfaces import Addresses
 from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.parsed import NothingAccepted, Parsed, Rejections
@@ -138,7 +139,7 @@ def refuse_kind(lines: Lines, value: Any) -> None:
 
 def media_type(environ: WSGIEnvironment) -> str:
     """Return the media type of a request, empty without one; raise ClientError (``unsupported-media-type``)."""
-    found: str = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    found = bare_type(environ.get("CONTENT_TYPE", ""))
     if found in FORMS:
         detail = (
             "a form is no record: send JSON (an object, an array, or one object a line); with curl, add "

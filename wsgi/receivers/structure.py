@@ -1,4 +1,5 @@
-"""The structure of a JSON text (RFC 8259), chunk by chunk: what stands outside of strings, depth, top-level commas.
+"""The structure of a JSON text (RFC 8259), chunk by chunk: what stands outside of strings, depth, top-level commas,
+and where a value ends.
 
 What lives here: one pass over a text of any size, whose every step is a few passes in C over one chunk. What must not:
 values, words for what is wrong.
@@ -106,3 +107,27 @@ def last_comma(text: bytes, start: int) -> Generator[None, None, int]:
             return TOO_MANY_VALUES
         yield
     return NO_COMMA
+
+
+def closing_bracket(text: bytes, start: int) -> Generator[None, None, tuple[int, int]]:
+    """Return the offset behind the bracket that closes the one at ``start``, and about how many values are between.
+
+    -1 where there is none, or no bracket at ``start``. Yields after each chunk.
+    """
+    depth = values = 0
+    for offset, parts, inside in quoted_parts(text, start):
+        first = int(not inside)
+        # Strings become NULs, so that offsets stay.
+        parts[first::2] = map(bytes, map(len, parts[first::2]))
+        chunk = b"\0".join(parts).translate(TO_BRACES)
+        braces = chunk.translate(None, NOT_BRACKETS)
+        if offset == start and not chunk.startswith(b"{"):
+            return -1, 0
+        values += chunk.count(b",") + chunk.count(b"{")
+        depths = list(accumulate(map(_step, braces), initial=depth))
+        if 0 in depths[1:]:
+            closers = braces[: depths.index(0, 1)].count(b"}")
+            return offset + len(chunk) - len(chunk.split(b"}", closers)[closers]), values
+        depth = depths[-1]
+        yield
+    return -1, values

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wsgi.receivers import documents
 from wsgi.receivers.foreign import Lines
+from wsgi.receivers.headerfields import utf8
 from wsgi.receivers.members import moment
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.shaped import Reading, Shaped, Take, media_type, refuse_kind
@@ -73,7 +74,7 @@ def _taker(environ: WSGIEnvironment) -> Take:
     names, kind, service = (IDEMPOTENCY, *DELIVERIES), "", ""
     if sender is not None:
         names, kind, service = (IDEMPOTENCY, sender.delivery, *DELIVERIES), environ[sender.event], sender.service
-    delivery = _decoded(next((environ[name] for name in names if environ.get(name)), ""))
+    delivery = utf8(next((environ[name] for name in names if environ.get(name)), "")).strip()
     # No delivery's id may look like that of a further record of another.
     delivery = delivery.replace("%", "%25").replace("#", "%23")
 
@@ -89,15 +90,10 @@ def _taker(environ: WSGIEnvironment) -> Take:
         metadata: dict[str, str] = {}
         event = kind or next((value[name] for name in KINDS if type(value.get(name)) is str), "")
         if event:
-            metadata["event"] = _decoded(event) if kind else event
+            metadata["event"] = utf8(event).strip() if kind else event
         if type(value.get("action")) is str:
             metadata["action"] = value["action"]
         timestamp = next((found for name in TIMES if (found := moment(value.get(name)))), None)
         lines.take(event_id, timestamp, named or SERVICE, written(value), metadata)
 
     return take
-
-
-def _decoded(field: str) -> str:
-    """A header field as UTF-8, where PEP 3333 gives latin-1."""
-    return field.encode("latin-1", "replace").decode("utf-8", "replace").strip()
