@@ -9,7 +9,7 @@ The agent drops a payload that is answered 400, 401, 403 or 413, and sends it ag
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -42,8 +42,6 @@ REPEATED = frozenset({408, 429, 500, 503})
 """Statuses after which it is right to send the same again: overload, the store, and a bug, which may be fixed."""
 QUERY = ("ddsource", "ddtags", "hostname", "service")
 """Parameters that say what a log does not (v1 and v2: "the attribute can be sent as a query parameter")."""
-PIECE_BYTES = 65_536
-"""Bytes of a text whose lines are found at a time."""
 EMPTY = b"{}"
 
 
@@ -117,16 +115,13 @@ class _Validate(Resource):
     on_head = on_get
 
 
-def _texts(body: bytes) -> Generator[Document | None, None, None]:
+def _texts(body: bytes) -> Iterator[Document | None]:
     """Every line of a text as a log."""
-    start, size = 0, len(body)
-    while start < size:
-        end = body.rfind(b"\n", start, start + PIECE_BYTES) + 1 or body.find(b"\n", start) + 1 or size
-        for line in body[start:end].split(b"\n"):
-            if line and not line.isspace():
-                yield Document({"message": line.removesuffix(b"\r").decode("utf-8", "replace")})
-        yield None
-        start = end
+    for line in documents.text_lines(body):
+        if line is None:
+            yield None
+        else:
+            yield Document({"message": line.removesuffix(b"\r").decode("utf-8", "replace")})
 
 
 def _answer(status: int, detail: str) -> Response:

@@ -21,6 +21,7 @@ from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
+from inlet.stream.errors import RecordInvalid
 from inlet.stream.limits import RecordLimits
 from inlet.stream.record import LOADS_ERRORS
 from wsgi.receivers import flatten, jsontext, moments
@@ -161,7 +162,7 @@ class JsonReader:
         else:
             text, _ = excerpt(entry, REJECTED_BYTES)
             lines.reject(
-                "invalid-record", 'an entry is ["<nanoseconds>", "<line>"], with an object behind or not', text
+                RecordInvalid.reason, 'an entry is ["<nanoseconds>", "<line>"], with an object behind or not', text
             )
             return
         metadata = shared.metadata.copy()

@@ -17,6 +17,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
+from inlet.stream.errors import RecordTooLarge
 from inlet.stream.record import LOADS_ERRORS
 from inlet.stream.rejected import TEXT_BYTES_MAX
 from wsgi.problems import ClientError
@@ -192,7 +193,7 @@ class OtlpJsonReader:
             if (yield from count_values(text)) <= RECORD_VALUES_MAX:
                 return False
             detail = f"the log record holds more than {RECORD_VALUES_MAX} values"
-        refuse(self._lines, detail, text, "record-too-large")
+        refuse(self._lines, detail, text, RecordTooLarge.reason)
         return True
 
     def _take(self, value: Any, common: OtlpShared) -> None:

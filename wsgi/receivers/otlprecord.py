@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from inlet.stream.limits import RecordLimits
 from wsgi.receivers import moments
+from wsgi.receivers.bulk import MALFORMED_RECORD
 from wsgi.receivers.flatten import PAIRS_MAX, PREFIX_CHARS_MAX, flatten, put, text
 from wsgi.receivers.foreign import TRUNCATED, Lines
 
@@ -157,6 +158,6 @@ def moment(nanos: int, observed: int, own: dict[str, str]) -> str | None:
     return moments.from_nanos(nanos) if nanos else seen
 
 
-def refuse(lines: Lines, detail: str, sent: bytes, reason: str = "malformed-record") -> None:
+def refuse(lines: Lines, detail: str, sent: bytes, reason: str = MALFORMED_RECORD) -> None:
     """Reject one record. Raises as ``Lines.reject``."""
     lines.reject(reason, detail, sent)

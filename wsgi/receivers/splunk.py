@@ -11,7 +11,7 @@ Decisions (docs/receivers/splunk.md says why):
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
@@ -22,6 +22,7 @@ import ujson
 from inlet.stream.errors import InletError
 from inlet.stream.record import LOADS_ERRORS
 from wsgi.receivers import documents, splunk_answers
+from wsgi.receivers.bulk import MALFORMED_RECORD
 from wsgi.receivers.foreign import ForeignReceiver, Lines
 from wsgi.receivers.mounting import Bounds, Mount
 from wsgi.receivers.parsed import NothingAccepted, Parsed
@@ -46,8 +47,6 @@ CHANNEL_CHARS_MAX = 256
 """Characters of a channel: a UUID has 36."""
 PARAMETERS_MAX = 64
 """Parameters of a query that are read: a raw request has six."""
-PIECE_BYTES = 16_384
-"""Bytes of a raw body whose lines are found at a time: half a millisecond where all are blank."""
 ACKS_BYTES_MAX = 524_288
 """Bytes of a question for acknowledgments: 30,000 ackIds, which a client gets in as many requests."""
 ACKS_AT_ONCE = 256
@@ -91,34 +90,34 @@ class SplunkEvents(_Hec):
             return None
         channel = channel_of(environ)
         _check_data(body)
-        lines, take = self._lines(), self._events.take
+        lines, take = self._lines(), self._take
         for document in documents.read(body):
             if document is None:
                 continue
             if lines.read >= SHORT_EVENTS_MAX:
                 return None
-            if document.fault:
-                lines.reject("malformed-record", document.fault, document.text)
-            else:
-                take(lines, document.value)
+            take(lines, document)
         return _whole(lines, channel)
 
     def slices(self, environ: WSGIEnvironment, body: bytes) -> Generator[None, None, Parsed]:
         """Do the same for any body, yielding about once in a millisecond of work."""
         channel = channel_of(environ)
         _check_data(body)
-        lines, take = self._lines(), self._events.take
+        lines, take = self._lines(), self._take
         due = monotonic() + SLICE_SECONDS
         for document in documents.read(body):
             if document is not None:
-                if document.fault:
-                    lines.reject("malformed-record", document.fault, document.text)
-                else:
-                    take(lines, document.value)
+                take(lines, document)
             if monotonic() >= due:
                 yield
                 due = monotonic() + SLICE_SECONDS
         return _whole(lines, channel)
+
+    def _take(self, lines: Lines, document: documents.Document) -> None:
+        if document.fault:
+            lines.reject(MALFORMED_RECORD, document.fault, document.text)
+        else:
+            self._events.take(lines, document.value)
 
 
 class SplunkRaw(_Hec):
@@ -139,7 +138,7 @@ class SplunkRaw(_Hec):
         channel, labels = channel_of(environ), RawLabels(parameters_of(environ))
         lines, take, most = self._lines(), labels.take, self._line_bytes_max
         due = monotonic() + SLICE_SECONDS
-        for line in _texts(body):
+        for line in documents.text_lines(body):
             if line is not None:
                 take(lines, line[:most].removesuffix(b"\r").decode("utf-8", "replace"))
             if monotonic() >= due:
@@ -256,15 +255,3 @@ def _whole(lines: Lines, channel: str) -> Parsed:
             raise HecError(splunk_answers.NO_DATA, "the body holds no event")
         raise NothingAccepted("no event of the request is valid", lines.rejections)
     return lines.parsed(channel)
-
-
-def _texts(body: bytes) -> Iterator[bytes | None]:
-    """The lines of a body that are not blank, and None after every piece of it."""
-    at, size = 0, len(body)
-    while at < size:
-        end = body.rfind(b"\n", at, at + PIECE_BYTES) + 1 or body.find(b"\n", at + PIECE_BYTES) + 1 or size
-        for line in body[at:end].split(b"\n"):
-            if line and not line.isspace():
-                yield line
-        yield None
-        at = end

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from inlet.stream.errors import RecordInvalid
 from inlet.stream.limits import RecordLimits
 from wsgi.receivers import moments
 from wsgi.receivers.flatten import flatten, put, text
@@ -29,7 +30,6 @@ MESSAGES_WITHIN: Final = 3
 """Objects within each other whose text is looked for: winston's is ``message.msg``, within the event."""
 PREFIX: Final = "event."
 """Stands before the other members of a structured event in the metadata."""
-INVALID: Final = "invalid-record"
 
 
 class Events:
@@ -109,7 +109,7 @@ class Events:
         """Refuse one decoded value."""
         rejections = lines.rejections
         wanted = self._keep and (rejections is None or rejections.wants_rows)
-        lines.reject(INVALID, detail, text(value).encode("utf-8", "replace") if wanted else b"")
+        lines.reject(RecordInvalid.reason, detail, text(value).encode("utf-8", "replace") if wanted else b"")
 
 
 def _own(value: dict[str, Any]) -> str | None:
