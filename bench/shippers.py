@@ -23,6 +23,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from bench.traffic import BULK_RECORDS, SEED, SERVICES, Request, Traffic, headers, message, raw
+from wsgi.receivers.protowire import field, varint
 
 OTLP, ELASTIC, LOKI = "otlp", "elasticsearch", "loki"
 REQUESTS = 200
@@ -138,20 +139,9 @@ def elastic_body(rng: random.Random, number: int) -> bytes:
     return "".join(lines).encode()
 
 
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
 def _field(number: int, value: bytes | int) -> bytes:
     """A field of protobuf's wire format: of a length, or a varint."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return varint(number << 3) + varint(value) if isinstance(value, int) else field(number << 3 | 2, value)
 
 
 def _entry(rng: random.Random, number: int, position: int) -> bytes:

@@ -29,8 +29,8 @@ from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.otlp import SHORT_BYTES_MAX, SHORT_RECORDS_MAX, Otlp, mount
 from wsgi.receivers.otlpanswers import RETRY
 from wsgi.receivers.otlpproto import OtlpProtoReader
-from wsgi.receivers.otlpwire import field
 from wsgi.receivers.parsed import Parsed
+from wsgi.receivers.protowire import field
 from wsgi.receivers.resources import Operator
 from wsgi.receivers.routes import create_app
 from wsgi.receivers.slices import finish

@@ -38,7 +38,7 @@ from wsgi.receivers.limits import PayloadLimits
 from wsgi.receivers.mounting import Bounds
 from wsgi.receivers.otlp import Otlp
 from wsgi.receivers.otlprecord import put_value
-from wsgi.receivers.otlpwire import field, varint
+from wsgi.receivers.protowire import field, varint
 
 BYTES = 20 * 2**20 - 128
 STEP_SECONDS_MAX = 1.0

@@ -35,6 +35,7 @@ from wsgi.receivers.loki_labels import (
     put,
 )
 from wsgi.receivers.loki_snappy import malformed
+from wsgi.receivers.protowire import Field, field, fields
 from wsgi.receivers.slices import SLICE_SECONDS
 
 SHORT_RECORDS_MAX = 256
@@ -52,7 +53,6 @@ CHECKED_FIELDS = 256
 """Fields between two looks at the clock."""
 TIMESTAMP_BYTES_MAX = 1_024
 """Bytes of a timestamp in an entry that is reduced: it needs 22."""
-VARINT_BYTES_MAX = 10
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _UTF8_BYTES = 4
 """Bytes that a character takes at most."""
@@ -77,9 +77,9 @@ def _classes() -> dict[str, Any]:
         "Stream": [("labels", 1, _FIELD.TYPE_BYTES, ""), ("entries", 2, _FIELD.TYPE_MESSAGE, "Entry")],
         "PushRequest": [("streams", 1, _FIELD.TYPE_MESSAGE, "Stream")],
     }
-    for message, fields in messages.items():
+    for message, members in messages.items():
         made = file.message_type.add(name=message)
-        for name, number, kind, of in fields:
+        for name, number, kind, of in members:
             repeated = name in ("structured", "entries", "streams")
             label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
             field = made.field.add(name=name, number=number, type=kind, label=label)
@@ -205,7 +205,7 @@ class PushReader:
                 raise malformed("the body is no PushRequest: a timestamp is too long")
             else:
                 kept[tag] = [content]
-        return b"".join(_field(tag, content) for tag, contents in kept.items() for content in contents)
+        return b"".join(field(tag, content) for tag, contents in kept.items() for content in contents)
 
     def _pair(self, raw: bytes, start: int, end: int) -> Generator[None, None, bytes]:
         """A pair of structured metadata without what is not read of it."""
@@ -215,7 +215,7 @@ class PushReader:
                 yield
             elif part[0] in _PAIR_FIELDS:
                 kept[part[0]] = raw[part[2] : min(part[3], part[2] + self._text_max)]
-        return b"".join(_field(tag, content) for tag, content in kept.items())
+        return b"".join(field(tag, content) for tag, content in kept.items())
 
     def _shared(self, labels: bytes, tenant: str) -> Shared:
         return self._sharing.of_text(labels[: self._labels_max].decode(errors="replace"), tenant)
@@ -245,61 +245,16 @@ def _decode(message: Any, raw: bytes) -> Any:
         raise _no_request() from None
 
 
-def _field(tag: int, content: bytes) -> bytes:
-    """A field with its tag and length."""
-    size, head = len(content), [tag]
-    while size > 127:
-        head.append(size & 127 | 128)
-        size >>= 7
-    return bytes((*head, size)) + content
-
-
-def _fields(raw: bytes, at: int, end: int) -> Generator[tuple[int, int, int, int] | None, None, None]:
-    """Yield (tag, start, start of content, end) of each field from ``at`` to ``end``, and None between slices.
-
-    Raises ClientError (``malformed-payload``) for what is no message; groups, which proto3 does not have, included.
-    """
-    seen, due = 0, monotonic() + SLICE_SECONDS
-    while at < end:
-        start, tag = at, raw[at]
-        at += 1
-        if tag > 127:
-            tag, at = _varint(raw, start, end)
-        kind = tag & 7
-        if kind == 2:
-            if at >= end:
-                raise _no_request()
-            size = raw[at]
-            at += 1
-            if size > 127:
-                size, at = _varint(raw, at - 1, end)
-            content, at = at, at + size
-        elif kind == 0:
-            content = at
-            _, at = _varint(raw, at, end)
-        elif kind in (1, 5):
-            content, at = at, at + (8 if kind == 1 else 4)
-        else:
-            raise _no_request()
-        if at > end:
-            raise _no_request()
-        yield tag, start, content, at
-        seen += 1
+def _fields(raw: bytes, at: int, end: int) -> Generator[Field | None, None, None]:
+    """Yield each field from ``at`` to ``end``, and None between slices. Raises ClientError (``malformed-payload``)."""
+    due = monotonic() + SLICE_SECONDS
+    for seen, found in enumerate(fields(raw, at, end, _no_request), 1):
+        yield found
         if not seen % CHECKED_FIELDS and monotonic() >= due:
             yield None
             due = monotonic() + SLICE_SECONDS
 
 
-def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
-    """A varint and where it ends."""
-    value = 0
-    for place in range(min(VARINT_BYTES_MAX, end - at)):
-        byte = raw[at + place]
-        value |= (byte & 127) << 7 * place
-        if byte < 128:
-            return value, at + place + 1
-    raise _no_request()
-
-
-def _no_request() -> ClientError:
+def _no_request(words: str = "") -> ClientError:
+    """The error, whatever ``words`` there are for it."""
     return malformed("the body is no PushRequest: its protobuf is corrupt or cut short")

@@ -15,8 +15,8 @@ import ujson
 from inlet.stream.errors import InletError
 from wsgi.problems import PROBLEMS, STATUS_LINES, Headers, spread
 from wsgi.receivers.headerfields import bare_type
-from wsgi.receivers.otlpwire import field, varint
 from wsgi.receivers.parsed import Rejections
+from wsgi.receivers.protowire import field, varint
 from wsgi.receivers.refusals import Response, fields_of
 from wsgi.sink.durability import NAMES
 

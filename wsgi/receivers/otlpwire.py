@@ -1,9 +1,7 @@
-"""The framing of protobuf: fields of a message found without decoding it, and a long message made short.
+"""A long message of OTLP made short, before it is decoded.
 
-What lives here: walking length-delimited fields, and cutting a log record, a resource or a scope that is too long to be
-decoded in one step. What must not: what a field means (``wsgi.receivers.otlpproto``), answers.
-
-Encoding: https://protobuf.dev/programming-guides/encoding/. Groups are refused: no OTLP message has one.
+What lives here: cutting a log record, a resource or a scope that is too long to be decoded in one step. What must not:
+framing (``wsgi.receivers.protowire``), what a field means (``wsgi.receivers.otlpproto``), answers.
 """
 
 from __future__ import annotations
@@ -13,6 +11,8 @@ from itertools import islice
 
 from inlet.stream.limits import RecordLimits
 from wsgi.problems import ClientError
+from wsgi.receivers import protowire
+from wsgi.receivers.protowire import Field, field
 
 Span = tuple[int, int]
 """Where a field's value begins and ends."""
@@ -50,66 +50,9 @@ def malformed(detail: str) -> ClientError:
     return ClientError("malformed-payload", f"the body is not an ExportLogsServiceRequest in protobuf: {detail}")
 
 
-def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Return (tag, where the field begins, where its value begins, where it ends) of each field of a message.
-
-    ``data[at:end]`` is the message. Raises ClientError (``malformed-payload``), once it comes to what is wrong.
-    """
-    while at < end:
-        begin, tag = at, data[at]
-        at += 1
-        if tag >= 0x80:
-            tag, at = _varint(data, begin, end)
-        wire = tag & 7
-        start = at
-        if wire == 2:
-            if at >= end:
-                raise malformed("it ends within a field")
-            size = data[at]
-            at += 1
-            if size >= 0x80:
-                size, at = _varint(data, start, end)
-            start = at
-            at += size
-        elif wire == 0:
-            _, at = _varint(data, at, end)
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-        else:
-            raise malformed("a field has a wire type that OTLP does not use")
-        if tag < 8:
-            raise malformed("a field has the number 0")
-        if at > end:
-            raise malformed("a field is longer than what is left")
-        yield tag, begin, start, at
-
-
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number of base 128, and where it ends."""
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise malformed("a number does not end")
-
-
-def field(tag: int, value: bytes) -> bytes:
-    """Return one length-delimited field."""
-    return varint(tag) + varint(len(value)) + value
-
-
-def varint(number: int) -> bytes:
-    """Return a number of base 128; not negative."""
-    found = bytearray()
-    while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
-        number >>= 7
-    found.append(number)
-    return bytes(found)
+def fields(data: bytes, at: int, end: int) -> Iterator[Field]:
+    """Return each field of the message that is ``data[at:end]``. Raises ClientError (``malformed-payload``)."""
+    return protowire.fields(data, at, end, malformed)
 
 
 class Shortener:
