@@ -194,8 +194,12 @@ def test_a_recorded_request_with_a_wrong_key_is_refused_and_says_how_to_send_one
 
 
 def test_vector_finds_inlet_ready(keyed: Inlet) -> None:
-    status, _, body = keyed.server.send(recorded("vector-ready", keyed.key))
-    assert (status, body) == (200, b"ready\n")
+    def answer() -> tuple[int, bytes]:
+        status, _, body = keyed.server.send(recorded("vector-ready", keyed.key))
+        return status, body
+
+    wait_until(lambda: answer()[0] == 200, "the worker has seen the store")
+    assert answer() == (200, b"ready\n")
 
 
 def test_an_agent_that_retries_loses_and_doubles_nothing_in_an_outage(inlet: Inlet) -> None:
