@@ -12,7 +12,6 @@ that is stored.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -192,10 +191,7 @@ def main(words: list[str] | None = None) -> int:
     chosen = options.parse_args(words)
     document = compare(chosen.options, chosen.connections, chosen.seconds, chosen.rounds, chosen.json)
     document["summary"] = summary(document["runs"])
-    chosen.json.write_text(json.dumps(document, indent=1) + "\n")
-    chosen.json.with_suffix(".md").write_text(markdown(document))
-    print(markdown(document))
-    return 0 if all(one["met"] for one in document["summary"]) else 1
+    return pairs.publish(document, chosen.json, markdown(document))
 
 
 if __name__ == "__main__":

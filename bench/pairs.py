@@ -1,7 +1,7 @@
 """Two sides of one thing, run one right after the other, and the ratio of them.
 
-What lives here: the order of the runs, the document that they go to, the ratios. What must not: what the sides are
-(``bench.trees``, ``bench.options``), one run (``bench.compare``), reports.
+What lives here: the order of the runs, the document that they go to, the ratios, and how a comparison ends. What must
+not: what the sides are (``bench.trees``, ``bench.options``, ``bench.receivers``), one run (``bench.compare``), reports.
 
 In each round every subject runs on both sides; which one is first alternates. A ratio is taken within a round, so a
 machine that changes its speed changes it for both.
@@ -38,6 +38,14 @@ def run(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(document, indent=1) + "\n")
                 print(f"round {number + 1}  {line}", flush=True)
+
+
+def publish(document: dict[str, Any], path: Path, report: str) -> int:
+    """Write the document to ``path``, and the report beside it and to the terminal; return 1 if a bound is not met."""
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.with_suffix(".md").write_text(report)
+    print(report)
+    return 0 if all(one["met"] for one in document["summary"]) else 1
 
 
 def ratios(runs: Iterable[dict[str, Any]], member: str, sides: tuple[Any, Any], metric: str) -> list[float]:

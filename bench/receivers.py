@@ -11,7 +11,6 @@ after the other; the median of the rounds' ratios counts.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -268,10 +267,7 @@ def main(words: list[str] | None = None) -> int:
     sides = (GO, OURS, *(() if chosen.no_stages else (stage for stage in STAGES if stage != OURS)))
     document = run(chosen.protocols, sides, chosen.connections, chosen.seconds, chosen.rounds, chosen.json)
     document["summary"] = summary(document)
-    chosen.json.write_text(json.dumps(document, indent=1) + "\n")
-    chosen.json.with_suffix(".md").write_text(markdown(document))
-    print(markdown(document))
-    return 0 if all(one["met"] for one in document["summary"]) else 1
+    return pairs.publish(document, chosen.json, markdown(document))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ interpreter, with the same libraries, in fresh processes over a fresh and empty 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -139,10 +138,7 @@ def main(words: list[str] | None = None) -> int:
     trees = {OLD: chosen.old, NEW: chosen.new}
     document = compare(trees, chosen.loads, chosen.seconds, chosen.rounds, chosen.json)
     document["summary"] = summary(document["runs"])
-    chosen.json.write_text(json.dumps(document, indent=1) + "\n")
-    chosen.json.with_suffix(".md").write_text(markdown(document))
-    print(markdown(document))
-    return 0 if all(one["met"] for one in document["summary"]) else 1
+    return pairs.publish(document, chosen.json, markdown(document))
 
 
 if __name__ == "__main__":
