@@ -60,11 +60,9 @@ def create_app(
     receivers ask for. ``keep_rejected``: takes the records that were refused one by one. ``start``: what the
     application's ``start`` calls.
     """
-    made: dict[int, Endpoint] = {}
-    endpoints = {
-        path: made.setdefault(id(receiver), Endpoint(receiver, append, admission, keep_rejected))
-        for path, receiver in receivers.items()
-    }
+    # One for each receiver, of however many paths.
+    made = {receiver: Endpoint(receiver, append, admission, keep_rejected) for receiver in set(receivers.values())}
+    endpoints = {path: made[receiver] for path, receiver in receivers.items()}
     return Application(create_routes(endpoints, operator, pages), endpoints, start)
 
 
